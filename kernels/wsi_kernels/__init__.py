@@ -1,0 +1,34 @@
+"""Compiled pixel kernels of wsi-seg: NumPy arrays in, NumPy arrays out.
+
+Imports numpy and numba only, and nothing of wsi_seg; no files, no logging, no configuration. Every public function
+checks its arguments and then calls a compiled one that trusts them. Importing this package imports numba: import it
+where it is used. Decisions and proofs: kernels/DESIGN.md.
+"""
+
+from wsi_kernels.blend import accumulate, quantise
+from wsi_kernels.label import count_labels, label_argmax, label_threshold, probabilities_uint8
+from wsi_kernels.pack import pack_nchw, pack_nhwc
+from wsi_kernels.polygon import fill_polygons
+from wsi_kernels.pyramid import halve_majority, halve_mean
+from wsi_kernels.resample import area_resample, area_source_box
+from wsi_kernels.tissue import otsu_threshold, tissue_mask
+from wsi_kernels.window import axis_window
+
+__all__ = [
+    "accumulate",
+    "area_resample",
+    "area_source_box",
+    "axis_window",
+    "count_labels",
+    "fill_polygons",
+    "halve_majority",
+    "halve_mean",
+    "label_argmax",
+    "label_threshold",
+    "otsu_threshold",
+    "pack_nchw",
+    "pack_nhwc",
+    "probabilities_uint8",
+    "quantise",
+    "tissue_mask",
+]
