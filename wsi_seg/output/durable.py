@@ -1,0 +1,141 @@
+"""Files that survive a crash and a power cut.
+
+Owns one discipline: a file appears under its name only when all its bytes are on the disk (temp file in the same
+folder, fsync, rename, fsync of the folder). Maps the system's errors to WriteError. Knows no format. POSIX file
+systems only: a network file system must honour fsync and rename.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from wsi_seg.errors import WriteError
+
+TEMP_SUFFIX = ".wsi-seg-tmp"
+"""Ends the name of every unfinished file; a folder nobody writes to may be swept of them."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_RESUME = "run the same command again: finished parts are kept"
+
+
+def json_bytes(content: Any) -> bytes:
+    """Canonical JSON: sorted keys, two-space indent, no NaN; equal content gives equal bytes."""
+    return json.dumps(content, sort_keys=True, indent=2, allow_nan=False).encode() + b"\n"
+
+
+def write_durably(path: Path, content: bytes, *, exclusive: bool = False) -> None:
+    """Write a whole file, on the disk when this returns; makes its folders.
+
+    A crash leaves the old file or the new one, never a part. With `exclusive` an existing file is left alone and
+    FileExistsError is raised. Raises WriteError.
+    """
+    with mapped_errors(path, len(content)):
+        make_folder(path.parent)
+        with temporary_beside(path) as temp:
+            with temp.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            publish(temp, path, exclusive=exclusive)
+
+
+@contextmanager
+def temporary_beside(path: Path) -> Iterator[Path]:
+    """Yield an unused name in the folder of `path`; whatever is left under it at the end is removed."""
+    temp = path.with_name(f".{path.name}.{uuid4().hex}{TEMP_SUFFIX}")
+    try:
+        yield temp
+    finally:
+        temp.unlink(missing_ok=True)
+
+
+def publish(temp: Path, path: Path, *, exclusive: bool = False) -> None:
+    """Give a complete, synced file its name, for good; with `exclusive` FileExistsError where the name is taken."""
+    if exclusive:
+        os.link(temp, path)  # rename would replace silently; link does not
+    else:
+        temp.replace(path)
+    sync_folder(path.parent)
+
+
+def remove_durably(path: Path) -> None:
+    """Remove a file if it is there. Raises WriteError."""
+    with mapped_errors(path, 0):
+        try:
+            path.unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        sync_folder(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents so that they survive a power cut."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)  # another thread may have been faster
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Put the names in a folder on the disk."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_file(path: Path) -> None:
+    """Put the bytes of a file that somebody else wrote and closed on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sweep(folder: Path) -> int:
+    """Remove unfinished files below a folder that nobody writes to; answers how many."""
+    found = [path for path in folder.rglob(f".*{TEMP_SUFFIX}") if path.is_file()]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return len(found)
+
+
+@contextmanager
+def mapped_errors(path: Path, n_bytes: int) -> Iterator[None]:
+    """Turn the system's errors inside the `with` into WriteError; FileExistsError and our own pass unchanged."""
+    try:
+        yield
+    except (WriteError, FileExistsError):
+        raise
+    except OSError as error:
+        raise _write_error(path, n_bytes, error) from error
+
+
+def _write_error(path: Path, n_bytes: int, error: OSError) -> WriteError:
+    what = f"cannot write {path}: {error.strerror or error}"
+    if error.errno in _FULL:
+        return WriteError(
+            what,
+            rule=f"this file needs {n_bytes:,} bytes, {_free_bytes(path)} bytes are free",
+            remedy=f"free space or raise the quota, then {_RESUME}",
+        )
+    return WriteError(what, rule="every write must reach the disk", remedy=f"check the disk, then {_RESUME}")
+
+
+def _free_bytes(path: Path, usage: Callable[[Path], Any] = shutil.disk_usage) -> str:
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        return f"{usage(folder).free:,}"
+    except OSError:
+        return "an unknown number of"
