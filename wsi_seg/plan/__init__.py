@@ -9,7 +9,8 @@ Knows no slide object, no predictor and no store. Tree::
     roi.py          regions of interest from GeoJSON (the only file with shapely)
     selection.py    which tiles are analysed and predicted
     blocks.py       how large a block is
-    memory.py       the projected peak, and the limit of machine or container
+    memory.py       the projected peak
+    limit.py        the limit of machine or container
     identity.py     run id and the difference of two runs
     request.py      what a plan is made from
     plan.py         the plan
@@ -18,7 +19,8 @@ Knows no slide object, no predictor and no store. Tree::
 
 from wsi_seg.plan.grid import WINDOWS, TileGrid
 from wsi_seg.plan.identity import RESULT_VERSION, differing_fields, run_identity
-from wsi_seg.plan.memory import MemoryProjection, default_budget, format_bytes, memory_limit
+from wsi_seg.plan.limit import default_budget, memory_limit
+from wsi_seg.plan.memory import MemoryProjection, format_bytes
 from wsi_seg.plan.plan import Plan, make_plan
 from wsi_seg.plan.request import PlanOptions, PlanRequest, ProgramFacts, SlideFacts
 from wsi_seg.plan.roi import CanvasRoi, Roi, read_roi

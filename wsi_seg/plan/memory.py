@@ -1,4 +1,4 @@
-"""What a run may use and what it will use at most; owns the promise of D6, made before a pixel is read.
+"""What a run will use at most; owns the promise of D6, made before a pixel is read.
 
 Counts bytes of named arrays. Allocates none of them; the engine does, and its tests hold the two together.
 """
@@ -6,18 +6,15 @@ Counts bytes of named arrays. Allocates none of them; the engine does, and its t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 from wsi_seg.errors import MemoryBudgetError
-from wsi_seg.geometry import MIN_SHARD, ceil_div
+from wsi_seg.geometry import MIN_SHARD, Box, PyramidLayout, ceil_div
 from wsi_seg.plan.grid import TileGrid
 from wsi_seg.plan.scale import Scale
 
-BUDGET_SHARE = 0.8
-"""Share of the limit that a run plans with, where the user did not say; the rest is for other programs."""
 LIBRARY_BYTES = 64 * 1024**2
 """Task graph, futures and zarr's buffers, at most."""
 ENCODED_LABELS = 0.5
@@ -48,6 +45,10 @@ class WorkShape:
     """Tiles per batch."""
     probabilities: bool
     """True when probabilities are stored as well."""
+    has_roi: bool = False
+    """True when regions are drawn per block."""
+    workspace_bytes: int = 0
+    """What one prediction call holds inside the runtime, beyond what `resident_bytes` counts already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,34 +170,19 @@ def project_memory(
 
 
 def edge_cache_wish(work: WorkShape, block: int, n_workers: int) -> int:
-    """Bytes of quantised tiles that blocks done in row order can still need: those over a block border ahead.
+    """Bytes of quantised tile parts, beyond a block's border, that blocks ahead can still need.
 
-    Along the border below a row of blocks that is every tile of a tile row (of two where tiles blend), along the
-    border to the right of a block those of its own rows, once per worker.
+    Blocks are done row by row, in squares of 2**depth blocks where the pyramid has more than one tier. Open are
+    then: the parts below the last row of blocks, along the whole canvas, and below the current one; the parts to the
+    right of every block in work, and of a square. In another order a tile may be predicted twice.
     """
-    grid = work.grid
-    rows, columns = grid.shape
-    across = 2 if grid.blends else 1
-    below = across * columns if rows * grid.stride > block else 0
-    beside = across * min(rows, ceil_div(block, grid.stride) + across) if columns * grid.stride > block else 0
-    return (below + n_workers * beside) * work.n_channels * grid.tile**2 * UINT16
-
-
-def default_budget() -> int:
-    """Bytes a run plans with, where the user did not say."""
-    return int(BUDGET_SHARE * memory_limit())
-
-
-def memory_limit(root: Path = Path("/")) -> int:
-    """Bytes this process may use: the smallest limit of its control groups (v2 or v1), or the machine's memory.
-
-    Args:
-        root: where `proc` and `sys` are mounted.
-    """
-    import psutil
-
-    machine = int(psutil.virtual_memory().total)
-    return min([machine, *_cgroup_limits(root)])
+    grid, layout = work.grid, PyramidLayout(work.grid.canvas, block)
+    turned = replace(grid, canvas=grid.canvas[::-1])
+    square = 1 << layout.depth if layout.n_tiers > 1 else 0
+    below = _reach_over_border(grid, block) * _support_length(turned) * (2 if square else 1)
+    per_block = _reach_over_border(turned, block) * min(_support_length(grid), block + 2 * grid.tile)
+    blocks_high = ceil_div(grid.canvas[0], block)
+    return (below + per_block * min(n_workers + square, blocks_high + n_workers)) * work.n_channels * UINT16
 
 
 def format_bytes(n_bytes: float) -> str:
@@ -212,23 +198,25 @@ def format_bytes(n_bytes: float) -> str:
 
 
 def _reading(work: WorkShape, block: int) -> Iterator[MemoryTerm]:
-    """Strips of source pixels: two rows of tiles and the file's own tiles that they cut, as wide as a block."""
+    """A strip of source px, a row of tiles high and with the file's own tiles that it cuts; two while it moves down."""
     grid, (fy, fx) = work.grid, work.scale.factor
-    width = _width(work, block) + 2 * grid.overlap
-    level_rows = 2 * grid.tile * fy + work.level_tile[0]
-    level_columns = width * fx + work.level_tile[1]
-    yield MemoryTerm("strips of source px", ceil(level_rows * level_columns * RGB), per_worker=True, remedy="--block")
+    width = _widest_read(grid, block)
+    level_rows = 2 * (ceil(grid.tile * fy) + work.level_tile[0])
+    level_columns = ceil(width * fx) + work.level_tile[1]
+    yield MemoryTerm("strips of source px", level_rows * level_columns * RGB, per_worker=True, remedy="--block")
     if not work.scale.is_native:
-        yield MemoryTerm("resampled strips", 2 * grid.tile * width * RGB, per_worker=True, remedy="--block")
+        yield MemoryTerm("resampled strip", grid.tile * width * RGB, per_worker=True, remedy="--block")
 
 
 def _predicting(work: WorkShape, block: int) -> Iterator[MemoryTerm]:
-    """Batches in and out, one tile quantised, and the band of the canvas that tiles are summed into."""
+    """A batch as read and as numbers, what comes back and a copy, one tile quantised, the band tiles are summed into."""
     grid, channels = work.grid, work.n_channels
     batch_px = work.batch * grid.tile**2
     band = (grid.tile + grid.stride) * _width(work, block) * channels * FLOAT32
-    yield MemoryTerm("batches of tiles", 2 * batch_px * RGB, per_worker=True, remedy="--batch")
+    yield MemoryTerm("batch of tiles", batch_px * RGB * (1 + FLOAT32), per_worker=True, remedy="--batch")
     yield MemoryTerm("predictions", 2 * batch_px * channels * FLOAT32, per_worker=True, remedy="--batch")
+    if work.workspace_bytes:
+        yield MemoryTerm("runtime workspace", work.workspace_bytes, per_worker=True, remedy="--batch")
     yield MemoryTerm("quantised tile", channels * grid.tile**2 * UINT16, per_worker=True, remedy="--tile")
     yield MemoryTerm("canvas band", band, per_worker=True, remedy="--block")
 
@@ -242,6 +230,8 @@ def _writing(work: WorkShape, block: int) -> Iterator[MemoryTerm]:
     yield MemoryTerm("labels and their pyramid", ceil(PYRAMID * labels), per_worker=True, remedy="--block")
     if stored:
         yield MemoryTerm("probabilities and their pyramid", ceil(PYRAMID * stored), per_worker=True, remedy="--block")
+    if work.has_roi:
+        yield MemoryTerm("region mask", block_px, per_worker=True, remedy="--block")
     yield MemoryTerm("encoded shards", encoded, per_worker=True, remedy="--block")
 
 
@@ -249,29 +239,26 @@ def _width(work: WorkShape, block: int) -> int:
     return min(block, work.grid.canvas[1])
 
 
-def _cgroup_limits(root: Path) -> Iterator[int]:
-    """Limits of this process' control group and of all groups above it; nothing where there are none."""
-    for group, mount, name in _cgroups(root):
-        # A container sees its own group as the root of the mount, under a path that only the host has: walk up to it.
-        for folder in (group, *group.parents):
-            text = _read(mount / folder / name)
-            if text.isdigit():
-                yield int(text)
+def _widest_read(grid: TileGrid, block: int) -> int:
+    """Columns under the tiles of a block, for the block where they are the most."""
+    return max(_tile_span(grid, Box(0, x, 1, x + block)) for x in range(0, grid.canvas[1], block))
 
 
-def _cgroups(root: Path) -> Iterator[tuple[Path, Path, str]]:
-    """(group, mount, file with the limit) for v2 (`0::/group`) and v1 (`4:memory:/group`)."""
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        _, controllers, group = line.split(":", 2)
-        relative = Path(group.lstrip("/"))
-        if not controllers:
-            yield relative, root / "sys/fs/cgroup", "memory.max"
-        elif "memory" in controllers.split(","):
-            yield relative, root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+def _tile_span(grid: TileGrid, box: Box) -> int:
+    columns = grid.tiles_touching(box)[1]
+    return (len(columns) - 1) * grid.stride + grid.tile
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
-        return ""
+def _reach_over_border(grid: TileGrid, block: int) -> int:
+    """Rows that tiles reach below a border between rows of blocks, summed over tiles; the most of any border."""
+    return max((_reach_over(grid, border) for border in range(block, grid.canvas[0], block)), default=0)
+
+
+def _reach_over(grid: TileGrid, border: int) -> int:
+    above, below = (grid.tiles_touching(Box(y, 0, y + 1, 1))[0] for y in (border - 1, border))
+    return sum(grid.support(row, 0).y1 - border for row in above if row in below)
+
+
+def _support_length(grid: TileGrid) -> int:
+    """Rows of all tiles' supports together: those of the canvas, and again where tiles share them."""
+    return sum(grid.support(row, 0).height for row in range(grid.shape[0]))

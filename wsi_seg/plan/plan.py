@@ -15,7 +15,8 @@ from wsi_seg.geometry import Mpp, PyramidLayout
 from wsi_seg.plan.blocks import SMALLEST, check_block, choose_block
 from wsi_seg.plan.grid import TileGrid
 from wsi_seg.plan.identity import RESULT_VERSION, run_identity
-from wsi_seg.plan.memory import MemoryProjection, WorkShape, default_budget, project_memory
+from wsi_seg.plan.limit import default_budget
+from wsi_seg.plan.memory import MemoryProjection, WorkShape, project_memory
 from wsi_seg.plan.request import PlanOptions, PlanRequest, ProgramFacts, SlideFacts
 from wsi_seg.plan.roi import CanvasRoi, Roi
 from wsi_seg.plan.scale import Scale, choose_scale, scale_notes
@@ -193,6 +194,8 @@ def _work_shape(request: PlanRequest, grid: TileGrid, scale: Scale, batch: int) 
         label_bytes=1 if request.card.not_analysed == 255 else 2,
         batch=batch,
         probabilities=request.options.probabilities,
+        has_roi=request.roi is not None,
+        workspace_bytes=request.options.workspace_bytes,
     )
 
 

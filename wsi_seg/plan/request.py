@@ -89,6 +89,8 @@ class PlanOptions:
     """Budget of one process; None: a share of the limit of the machine or container."""
     resident_bytes: int = 0
     """Interpreter, libraries and the loaded model, as measured."""
+    workspace_bytes: int = 0
+    """What one prediction call holds inside the runtime beyond that, as measured; every worker makes one at a time."""
     skip: bool = True
     """False: tiles without tissue are analysed as well."""
     probabilities: bool = False

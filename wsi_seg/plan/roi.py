@@ -79,6 +79,10 @@ class Roi:
         """The same polygons in canvas px."""
         return CanvasRoi(tuple(tuple(scale.canvas_points(ring) for ring in rings) for rings in self.l0_polygons))
 
+    def rings_in_canvas(self, scale: Scale) -> list[NDArray[np.float64]]:
+        """All rings in canvas px, float64 (n, 2) as (y, x): inside by the even-odd rule over all of them."""
+        return self.in_canvas(scale).rings
+
 
 def read_roi(path: Path, l0_bounds: Box, l0_origin: tuple[float, float] | None = None) -> Roi:
     """Read regions from GeoJSON: FeatureCollection, Feature, bare geometry or a list of them, as QuPath writes.

@@ -6,7 +6,6 @@ Knows level sizes and resolutions only: no pixels, no model beyond its µm per p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, floor
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,8 @@ TOLERANCE = 0.05
 """Relative error of the resolution that is accepted instead of resampling, or of resampling by a fraction."""
 MAX_UPSAMPLING = 2.0
 """A slide this many times coarser than the model is still read, enlarged; beyond, it is refused."""
+MAX_REDUCTION = 256.0
+"""Level px per canvas px, per axis, that the resampling takes; beyond, a resolution is misstated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +66,12 @@ class Scale:
         return self.factor[0] * self.factor[1]
 
     def level_box(self, box: Box) -> Box:
-        """Level px that the canvas px of `box` need; may leave the slide."""
-        (fy, fx), (oy, ox) = self.factor, self.level_origin
-        return Box(floor(box.y0 * fy), floor(box.x0 * fx), ceil(box.y1 * fy), ceil(box.x1 * fx)).shift(oy, ox)
+        """Level px that the canvas px of `box` need, as the resampling asks for them; may leave the slide."""
+        if self.is_native:
+            return box.shift(*self.level_origin)
+        from wsi_kernels import area_source_box
+
+        return Box(*area_source_box((box.y0, box.x0, box.y1, box.x1), self.factor)).shift(*self.level_origin)
 
     def canvas_points(self, l0_points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Canvas coordinates of level-0 points, both float64 (n, 2) as (y, x)."""
@@ -102,7 +106,7 @@ def choose_scale(
         tolerance: relative error of the resolution that is accepted.
 
     Raises:
-        PlanError: there is nothing to read, or the slide is more than `MAX_UPSAMPLING` times coarser than the model.
+        PlanError: there is nothing to read, or the slide is too coarse (`MAX_UPSAMPLING`) or fine (`MAX_REDUCTION`).
 
     >>> whole, quarter = Level((4000, 6000), (1.0, 1.0)), Level((1000, 1500), (4.0, 4.0))
     >>> scale = choose_scale((whole, quarter), Mpp(0.2527, 0.2527), Box(0, 0, 4000, 6000), 0.5)
@@ -115,8 +119,8 @@ def choose_scale(
     level = levels[index]
     level_mpp = l0_mpp.scaled(*level.downsample)
     factor = (_factor(model_mpp / level_mpp.y, tolerance), _factor(model_mpp / level_mpp.x, tolerance))
-    if min(factor) * MAX_UPSAMPLING < 1:
-        raise _too_coarse(level_mpp, model_mpp)
+    if min(factor) * MAX_UPSAMPLING < 1 or max(factor) > MAX_REDUCTION:
+        raise _too_far(level_mpp, model_mpp)
     part = _level_part(level, levels[0].size, bounds)
     canvas_size = (max(1, round(part.height / factor[0])), max(1, round(part.width / factor[1])))
     origin = (part.y0, part.x0)
@@ -167,9 +171,9 @@ def _axis_part(l0_start: int, l0_end: int, downsample: float, size: int, l0_size
     return start, max(start + 1, end)
 
 
-def _too_coarse(level_mpp: Mpp, model_mpp: float) -> PlanError:
+def _too_far(level_mpp: Mpp, model_mpp: float) -> PlanError:
     return PlanError(
-        f"the slide's finest level has {level_mpp.y:g} x {level_mpp.x:g} um/px (y, x), the model needs {model_mpp:g}",
-        rule=f"a slide may be at most {MAX_UPSAMPLING:g} times coarser than the model",
-        remedy="give the true resolution with --mpp if it is misstated, else use a model for coarser slides",
+        f"the nearest stored level has {level_mpp.y:g} x {level_mpp.x:g} um/px (y, x), the model needs {model_mpp:g}",
+        rule=f"a level may be at most {MAX_UPSAMPLING:g} times coarser or {MAX_REDUCTION:g} times finer than the model",
+        remedy="give the true resolution with --mpp if it is misstated, else use a model for this one",
     )
