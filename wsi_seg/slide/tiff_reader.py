@@ -1,0 +1,76 @@
+"""Reads TIFF slides tile by tile: Aperio SVS, OME-TIFF, generic pyramids, plain TIFFs.
+
+Owns the assembly of a region from tiles, at the speed of the decoder. Knows neither tags nor codecs: the layout says
+where tiles are, the codec turns their bytes into pixels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_seg.errors import SlideOpenError
+from wsi_seg.geometry import Box, Mpp, ceil_div
+from wsi_seg.slide.byte_file import ByteFile
+from wsi_seg.slide.fingerprint import sampled_sha256
+from wsi_seg.slide.resolution import stored_levels
+from wsi_seg.slide.stored import Description, StoredSlide, over_background
+from wsi_seg.slide.tiff_layout import TiffLayout, TileTable, read_layout
+
+
+class TiffSlide(StoredSlide):
+    """A TIFF whose pages are plain tiles or strips."""
+
+    reader = "tiff"
+
+    def __init__(self, path: Path, mpp: Mpp | None = None, layout: TiffLayout | None = None) -> None:
+        """`layout`: the file's directories where they were read already. Raises SlideOpenError."""
+        layout = layout or read_layout(path)
+        if layout.refusal:
+            raise SlideOpenError(f"{path} cannot be read as plain tiles: {layout.refusal}", remedy="try --reader auto")
+        self._tables = layout.tables
+        self._file = ByteFile(path)
+        levels = stored_levels([table.size for table in layout.tables], [table.tile for table in layout.tables])
+        bounds = layout.tables[0].scanned
+        super().__init__(path, Description(layout.vendor, levels, layout.mpp, bounds=bounds), mpp)
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the tile tables, the file's size and a sample of its bytes."""
+        tables = b"".join(table.offsets.tobytes() + table.counts.tobytes() for table in self._tables)
+        return sampled_sha256([self._file.path], tables)
+
+    def close(self) -> None:
+        """Let go of the descriptor; a later read opens the file again."""
+        self._file.close()
+
+    def _read_inside(self, out: NDArray[np.uint8], box: Box, level: int) -> None:
+        table = self._tables[level]
+        height, width = table.tile
+        for row in range(box.y0 // height, ceil_div(box.y1, height)):
+            for column in range(box.x0 // width, ceil_div(box.x1, width)):
+                corner = (row * height, column * width)
+                part = Box.at(*corner, height, width).intersect(box)
+                target = out[part.slices((box.y0, box.x0))]
+                try:
+                    self._paint(target, table, (row, column), part.slices(corner))
+                except (ValueError, OSError) as error:
+                    raise self._unreadable(box, level, f"tile {row}, {column}: {error}") from error
+
+    def _paint(
+        self, target: NDArray[np.uint8], table: TileTable, tile: tuple[int, int], part: tuple[slice, slice]
+    ) -> None:
+        """Write a part of one tile to `target`; the background where the tile is not stored."""
+        places = [(int(table.offsets[p, *tile]), int(table.counts[p, *tile])) for p in range(len(table.offsets))]
+        if any(offset == 0 or count == 0 for offset, count in places):
+            target[...] = self.background
+            return
+        for plane, (offset, count) in enumerate(places):
+            pixels = table.codec.decode(self._file.read(offset, count), table.tile_size(tile[0]))[part]
+            if len(places) > 1:
+                target[..., plane] = pixels[..., 0]
+            elif pixels.shape[2] == 4:
+                over_background(pixels, self.background, target, alpha=table.alpha)
+            else:
+                target[...] = pixels  # one grey sample spreads over the three channels

@@ -1,0 +1,125 @@
+"""Turns the stored bytes of one TIFF tile into pixels; the only file that knows simplejpeg and imagecodecs.
+
+Owns the codecs, the colour space of JPEG tiles and the detection of cut-off ones. Knows no file and no geometry of a
+slide. The libraries release the GIL while they decode.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+NONE, LZW, JPEG, DEFLATE, PACKBITS, ADOBE_DEFLATE = 1, 5, 7, 32946, 32773, 8
+JPEG2000, APERIO_JPEG2000_RGB, ZSTD, OLD_ZSTD, WEBP = 34712, 33005, 50000, 34926, 50001
+SUPPORTED = {
+    NONE, LZW, JPEG, DEFLATE, PACKBITS, ADOBE_DEFLATE, JPEG2000, APERIO_JPEG2000_RGB, ZSTD, OLD_ZSTD, WEBP
+}  # fmt: skip
+"""TIFF compression tags that are read here."""
+_WITH_END_MARKER = {JPEG, JPEG2000, APERIO_JPEG2000_RGB}
+_END_MARKER = b"\xff\xd9"
+_START_MARKER = b"\xff\xd8"
+_ADOBE_SEGMENTS = {
+    False: bytes.fromhex("ffee000e41646f626500640000000000"),
+    True: bytes.fromhex("ffee000e41646f626500640000000001"),
+}
+"""APP14 with colour transform none (RGB) or YCbCr."""
+_KEPT_SCRATCH_BYTES = 16 << 20
+
+_thread = threading.local()
+
+
+@dataclass(frozen=True, slots=True)
+class TileCodec:
+    """How the tiles of one level are stored; 8-bit samples, (height, width, samples) interleaved."""
+
+    compression: int
+    """TIFF tag 259, one of `SUPPORTED`."""
+    samples: int
+    """Samples per pixel in one tile: 1, 3 or 4."""
+    difference: bool = False
+    """True with the horizontal-differencing predictor."""
+    jpeg_prefix: bytes = b""
+    """What goes before a JPEG tile in place of its start marker; see `jpeg_prefix`."""
+
+    def decode(self, payload: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Pixels (height, width, samples) uint8 of one tile; JPEG always has three samples, RGB.
+
+        The array is the calling thread's scratch memory: it holds until this thread decodes the next tile.
+        Raises ValueError where the bytes are damaged, cut off or of another size.
+        """
+        if self.compression in _WITH_END_MARKER and _END_MARKER not in payload[-64:] and _END_MARKER not in payload:
+            raise ValueError("its end is missing")
+        if self.compression == JPEG:
+            return self._decode_jpeg(payload, size)
+        pixels = self._decode_lossless(payload, (*size, self.samples))
+        if self.difference:
+            import imagecodecs
+
+            imagecodecs.delta_decode(pixels, axis=1, out=pixels)
+        return pixels
+
+    def _decode_jpeg(self, payload: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
+        import simplejpeg
+
+        scratch = _scratch(size[0] * size[1] * 3)
+        try:
+            pixels = simplejpeg.decode_jpeg(self.jpeg_prefix + payload[2:], "RGB", buffer=scratch)
+        except Exception as error:
+            raise ValueError(f"JPEG: {error}") from error
+        if pixels.shape != (*size, 3):
+            raise ValueError(f"it decodes to {pixels.shape[0]} x {pixels.shape[1]} px instead of {size[0]} x {size[1]}")
+        return np.asarray(pixels)
+
+    def _decode_lossless(self, payload: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        n_bytes = shape[0] * shape[1] * shape[2]
+        if self.compression == NONE:
+            if len(payload) < n_bytes:
+                raise ValueError(f"it has {len(payload)} of {n_bytes} bytes")
+            stored = np.frombuffer(payload, np.uint8, n_bytes).reshape(shape)
+            return stored.copy() if self.difference else stored
+        flat = self.compression not in (JPEG2000, APERIO_JPEG2000_RGB, WEBP)
+        scratch = _scratch(n_bytes)
+        try:
+            decoded = _decoder(self.compression)(payload, out=scratch if flat else scratch.reshape(shape))
+        except Exception as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        if decoded.size != n_bytes:
+            raise ValueError(f"it decodes to {decoded.size} of {n_bytes} bytes")
+        return np.asarray(decoded).reshape(shape)
+
+
+def jpeg_prefix(tables: bytes | None, *, is_ycbcr: bool) -> bytes:
+    """What replaces the start marker of a TIFF's JPEG tile: colour space and the shared tables.
+
+    A TIFF's colour space stands in its directory and the tile has no marker for it; decoders then guess YCbCr, which
+    is wrong for the RGB tiles that Aperio writes (errors up to 200 grey levels). The Adobe segment states it.
+
+    >>> jpeg_prefix(None, is_ycbcr=True).hex()[-2:], jpeg_prefix(None, is_ycbcr=False).hex()[-2:]
+    ('01', '00')
+    """
+    shared = tables[2:-2] if tables else b""
+    return _START_MARKER + _ADOBE_SEGMENTS[is_ycbcr] + shared
+
+
+def _decoder(compression: int) -> Callable[..., Any]:
+    import imagecodecs
+
+    names = {LZW: "lzw", DEFLATE: "zlib", ADOBE_DEFLATE: "zlib", PACKBITS: "packbits", ZSTD: "zstd", OLD_ZSTD: "zstd"}
+    names |= {JPEG2000: "jpeg2k", APERIO_JPEG2000_RGB: "jpeg2k", WEBP: "webp"}
+    decoder: Callable[..., Any] = getattr(imagecodecs, f"{names[compression]}_decode")
+    return decoder
+
+
+def _scratch(n_bytes: int) -> NDArray[np.uint8]:
+    """Memory of the calling thread, reused: fresh pages for every tile cost a third of the decoder's speed."""
+    kept: NDArray[np.uint8] | None = getattr(_thread, "scratch", None)
+    if kept is None or kept.size < n_bytes:
+        kept = np.empty(n_bytes, np.uint8)
+        if n_bytes <= _KEPT_SCRATCH_BYTES:
+            _thread.scratch = kept
+    return kept[:n_bytes]
