@@ -1,0 +1,120 @@
+"""From a spec to a predictor: find the program, complete its card, choose the runtime, probe once.
+
+Owns that order and the fall-back from OpenVINO to ONNX Runtime. Imports a runtime only when a spec needs it.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from wsi_seg.card import ModelCard
+from wsi_seg.errors import CardError, ModelLoadError
+from wsi_seg.infer.card_source import FoundCard, check_signature, find_card, fixed_input
+from wsi_seg.infer.constant import constant_parts, is_constant
+from wsi_seg.infer.location import Location, locate, weights_sha256
+from wsi_seg.infer.predictor import ProgramPredictor, probe
+from wsi_seg.infer.probing import measure_output_stride
+from wsi_seg.infer.protocol import ModelSpec, Predictor, Program, Signature
+
+_LOG = logging.getLogger(__name__)
+
+
+def load_predictor(spec: ModelSpec) -> Predictor:
+    """Load, compile and probe the model of a spec.
+
+    Precision `auto` runs in fp32; `wsi_seg.infer.choose_precision` decides on real tiles first. Where no card states
+    the output stride, it is measured by shifting an image. Raises ModelLoadError, CardError, PredictorError.
+    """
+    if is_constant(spec.model):
+        constant, card = constant_parts(spec.model)
+        return _probed(constant, FoundCard(card.replaced(**spec.card.stated()), True), (None, None, None))
+    location = locate(spec)
+    module, signature = _signature(location, spec)
+    found = _card(location, signature, spec)
+    failures: list[ModelLoadError] = []
+    for runtime in location.runtimes:
+        try:
+            program = _open(runtime, location, module, (found.card, spec))
+        except ModelLoadError as error:
+            failures.append(error)
+            _LOG.warning("%s: %s", runtime, error)
+            continue
+        return _probed(program, found, fixed_input(signature, found.card.layout))
+    raise failures[-1]
+
+
+def read_card(spec: ModelSpec) -> ModelCard:
+    """The card of a spec with its overrides, without compiling the program; for planning and listing.
+
+    An output stride that no card states is given as 1 here; `load_predictor` measures it. Raises as `load_predictor`.
+    """
+    if is_constant(spec.model):
+        return constant_parts(spec.model)[1].replaced(**spec.card.stated())
+    location = locate(spec)
+    return _card(location, _signature(location, spec)[1], spec).card
+
+
+def _signature(location: Location, spec: ModelSpec) -> tuple[Any, Signature]:
+    """What the program says of itself, and for torch the callable, which cannot be had without it."""
+    if location.kind == "onnx":
+        from wsi_seg.infer import onnx_file
+
+        module, signature = None, onnx_file.read_signature(location.path)
+    elif location.kind == "openvino-ir":
+        from wsi_seg.infer import openvino_predictor
+
+        module, signature = None, openvino_predictor.read_signature(location.path)
+    else:
+        try:
+            from wsi_seg.infer import torch_predictor
+        except ImportError as error:
+            raise ModelLoadError(
+                f"{location.name} needs torch, which is not installed", remedy="pip install 'wsi-seg[torch]'"
+            ) from error
+        module, signature = torch_predictor.open_module(location, spec)
+    check_signature(signature, location.name)
+    return module, signature
+
+
+def _card(location: Location, signature: Signature, spec: ModelSpec) -> FoundCard:
+    found = find_card(location.name, signature, Path(spec.weights) if spec.weights else location.path, spec.card)
+    promised = found.card.weights_sha256.lower()
+    if promised and promised != (actual := weights_sha256(spec)):
+        raise ModelLoadError(
+            f"the weights of {location.name} have SHA-256 {actual}",
+            rule=f"its card promises {promised}",
+            remedy="the file is damaged or is another version; fetch it again",
+        )
+    return found
+
+
+def _open(runtime: str, location: Location, module: Any, settings: tuple[ModelCard, ModelSpec]) -> Program:
+    if runtime == "openvino":
+        from wsi_seg.infer.openvino_predictor import OpenvinoProgram
+
+        return OpenvinoProgram(location.path, *settings)
+    if runtime == "onnxruntime":
+        from wsi_seg.infer.onnxruntime_predictor import OnnxRuntimeProgram
+
+        return OnnxRuntimeProgram(location.path, *settings)
+    from wsi_seg.infer.torch_predictor import TorchProgram
+
+    return TorchProgram(module, *settings)
+
+
+def _probed(program: Program, found: FoundCard, fixed: tuple[int | None, int | None, int | None]) -> Predictor:
+    """The predictor, after one prediction has shown that card and program agree."""
+    n_channels = probe(program, found.card, fixed)
+    predictor = ProgramPredictor(program, found.card, n_channels, fixed)
+    if found.stride_stated:
+        return predictor
+    stride = measure_output_stride(predictor)
+    if stride is None:
+        raise CardError(
+            f"the output stride of {found.card.name!r} is not stated and could not be measured",
+            rule="a card-less model must be shift-equivariant for some step up to 64 px",
+            remedy="give --output-stride",
+        )
+    return ProgramPredictor(program, found.card.replaced(output_stride=stride), n_channels, fixed)

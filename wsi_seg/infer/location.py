@@ -1,0 +1,129 @@
+"""Where the program of a spec is, of what kind, and the SHA-256 of its bytes.
+
+Owns the built-in names and the file suffixes. Knows no runtime; imports no program.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsi_seg.errors import ModelLoadError
+from wsi_seg.infer.constant import is_constant
+from wsi_seg.infer.protocol import ModelSpec
+
+_BUILTIN = Path(__file__).parent / "builtin"
+_KINDS = {".onnx": "onnx", ".xml": "openvino-ir", ".pt2": "torch-export", ".pt": "torchscript", ".ts": "torchscript"}
+_RUNTIMES = {
+    "onnx": ("openvino", "onnxruntime"),
+    "openvino-ir": ("openvino",),
+    "torch-export": ("torch",),
+    "torchscript": ("torch",),
+    "factory": ("torch",),
+}
+_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A program found: its kind, its file, and the runtimes that run it in order of preference."""
+
+    kind: str
+    """`onnx`, `openvino-ir`, `torch-export`, `torchscript` or `factory`."""
+    path: Path
+    """Program file; for a factory the source file of its module."""
+    runtimes: tuple[str, ...]
+    name: str
+    """For people."""
+
+
+def builtin_models() -> dict[str, Path]:
+    """Files of the models that come with the package, by name; `he-stain` is the default.
+
+    >>> sorted(builtin_models())
+    ['he-stain', 'identity']
+    """
+    return {path.stem: path for path in sorted(_BUILTIN.glob("*.onnx"))}
+
+
+def locate(spec: ModelSpec) -> Location:
+    """Find the program of a spec other than `constant:K/C`. Raises ModelLoadError."""
+    builtin = builtin_models()
+    if spec.model in builtin:
+        return _with_runtimes(spec, "onnx", builtin[spec.model])
+    path = Path(spec.model)
+    kind = _KINDS.get(path.suffix.lower())
+    if kind is None and _FACTORY.fullmatch(spec.model):
+        return _with_runtimes(spec, "factory", _module_file(spec.model.partition(":")[0]))
+    if kind is None:
+        raise ModelLoadError(
+            f"model {spec.model!r}",
+            rule=f"a model is one of {', '.join(builtin)}, a file {' '.join(_KINDS)}, or module:factory",
+        )
+    if not path.is_file():
+        raise ModelLoadError(f"model file {path} does not exist" if not path.exists() else f"{path} is not a file")
+    return _with_runtimes(spec, kind, path)
+
+
+def model_sha256(spec: ModelSpec) -> str:
+    """SHA-256 (hex) over the bytes that decide the predictions: program, external weights, safetensors.
+
+    For `module:factory` the source file of the module and the weights; for `constant:K/C` the name. One file gives the
+    plain hash of its bytes. Raises ModelLoadError.
+    """
+    if is_constant(spec.model):
+        return hashlib.sha256(spec.model.encode()).hexdigest()
+    hashes = [_file_sha256(path) for path in _files(spec)]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def weights_sha256(spec: ModelSpec) -> str:
+    """SHA-256 (hex) of the file that a card's `weights_sha256` speaks of: the weights, else the program."""
+    return _file_sha256(Path(spec.weights) if spec.weights else locate(spec).path)
+
+
+def _files(spec: ModelSpec) -> Iterable[Path]:
+    location = locate(spec)
+    yield location.path
+    if location.kind == "onnx":
+        from wsi_seg.infer.onnx_file import external_files
+
+        yield from external_files(location.path)
+    if location.kind == "openvino-ir" and (weights := location.path.with_suffix(".bin")).is_file():
+        yield weights
+    if spec.weights is not None:
+        yield Path(spec.weights)
+
+
+def _file_sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelLoadError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _with_runtimes(spec: ModelSpec, kind: str, path: Path) -> Location:
+    able = _RUNTIMES[kind]
+    if spec.runtime not in ("auto", *able):
+        raise ModelLoadError(
+            f"runtime {spec.runtime} for {spec.model}", rule=f"{kind} programs run on {' or '.join(able)}",
+            remedy="leave --runtime auto, or export the model to another format",
+        )  # fmt: skip
+    if spec.weights is not None and kind != "factory":
+        raise ModelLoadError(f"weights {spec.weights} for {spec.model}", rule="only module:factory takes weights")
+    return Location(kind, path, able if spec.runtime == "auto" else (spec.runtime,), spec.model)
+
+
+def _module_file(module: str) -> Path:
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError) as error:
+        raise ModelLoadError(f"module {module!r} cannot be found: {error}") from error
+    if found is None or found.origin is None or not Path(found.origin).is_file():
+        raise ModelLoadError(f"module {module!r} cannot be found", rule="module:factory names an importable module")
+    return Path(found.origin)

@@ -1,0 +1,119 @@
+"""The checks that hold for every runtime: what enters, what leaves, and nothing after closing.
+
+Owns `ProgramPredictor`, which turns a runtime's `Program` into a `Predictor`. Knows no runtime.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_seg.card import ModelCard
+from wsi_seg.errors import CardError, PredictorError
+from wsi_seg.infer.protocol import Program, RuntimeFacts
+
+FixedInput = tuple[int | None, int | None, int | None]
+
+RANGE_TOLERANCE = 1e-2
+"""How far rounding may carry a probability out of [0, 1] (bf16 has 8 bits); it is clipped. Beyond: an error."""
+
+
+class ProgramPredictor:
+    """A `Predictor` over a `Program`."""
+
+    def __init__(self, program: Program, card: ModelCard, n_channels: int, fixed_input: FixedInput) -> None:
+        self._program: Program | None = program
+        self.card = card
+        self.facts: RuntimeFacts = program.facts
+        self.n_channels = n_channels
+        self.fixed_input = fixed_input
+
+    def predict(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities (N, C, H, W) float32 in [0, 1] of tiles (N, H, W, 3) uint8; see `Predictor.predict`."""
+        program = self._program
+        if program is None:
+            raise PredictorError(f"model {self.card.name!r} is closed", rule="predict before close")
+        check_batch(batch, self.card, self.fixed_input)
+        output = program.run(np.ascontiguousarray(batch))
+        return checked(output, (batch.shape[0], self.n_channels, *batch.shape[1:3]), self.card)
+
+    def close(self) -> None:
+        """Release the program; calls under way in other threads finish."""
+        program, self._program = self._program, None
+        if program is not None:
+            program.close()
+
+
+def probe(program: Program, card: ModelCard, fixed_input: FixedInput) -> int:
+    """Number of output channels, found by one prediction at the tile size. Raises CardError, PredictorError."""
+    side, count = card.tile_size, fixed_input[0] or 1
+    batch = np.full((count, side, side, 3), card.background, np.uint8)
+    batch[:, : side // 2, : side // 2] = (128, 64, 160)
+    check_batch(batch, card, fixed_input)
+    output = program.run(batch)
+    if output.ndim != 4 or output.shape[0] != count or output.shape[2:] != (side, side):
+        raise PredictorError(
+            f"model {card.name!r} turns input {batch.shape} into output {output.shape}",
+            rule="a segmentation model returns (N, C, H, W) of the input's N, H and W",
+            remedy=f"check layout {card.layout}, tile size {side} and output stride {card.output_stride} of the card",
+        )
+    n_channels = int(output.shape[1])
+    check_channels(card, n_channels)
+    checked(output, (count, n_channels, side, side), card)
+    return n_channels
+
+
+def check_channels(card: ModelCard, n_channels: int) -> None:
+    """Refuse a card whose classes do not match the output. Raises CardError."""
+    if n_channels == card.n_classes or (n_channels == 1 and card.n_classes == 2):
+        return
+    names = ", ".join(entry.name for entry in card.classes)
+    raise CardError(
+        f"model {card.name!r} has {n_channels} output channels but {card.n_classes} classes ({names})",
+        rule="as many classes as output channels, or two classes for a single channel with a threshold",
+        remedy=f"give --classes with {max(2, n_channels)} names",
+    )
+
+
+def check_batch(batch: NDArray[np.uint8], card: ModelCard, fixed_input: FixedInput) -> None:
+    """Refuse what the program cannot take. Raises PredictorError."""
+    if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != 3 or 0 in batch.shape:
+        raise PredictorError(
+            f"batch of shape {batch.shape} and type {batch.dtype}", rule="a batch is (N, H, W, 3) uint8, not empty"
+        )
+    if any(side % card.output_stride for side in batch.shape[1:3]):
+        raise PredictorError(
+            f"tiles of {batch.shape[1]} x {batch.shape[2]} px for model {card.name!r}",
+            rule=f"height and width must be multiples of the output stride {card.output_stride}",
+        )
+    axes = ("batch size", "tile height", "tile width")
+    for name, asked, demanded in zip(axes, batch.shape[:3], fixed_input, strict=True):
+        if demanded is not None and asked != demanded:
+            raise PredictorError(
+                f"{name} {asked} for model {card.name!r}",
+                rule=f"this program takes exactly {demanded}",
+                remedy=f"use {name} {demanded} or export the model with dynamic axes",
+            )
+
+
+def checked(output: NDArray[np.floating[Any]], shape: tuple[int, ...], card: ModelCard) -> NDArray[np.float32]:
+    """The output as C-contiguous float32 in [0, 1]; one pass for the minimum, one for the maximum.
+
+    NaN fails both comparisons, so it is found by the same two passes. Raises PredictorError.
+    """
+    if output.shape != shape:
+        raise PredictorError(f"output of shape {output.shape} from model {card.name!r}", rule=f"expected {shape}")
+    result = np.ascontiguousarray(output, dtype=np.float32)
+    low, high = float(result.min()), float(result.max())
+    if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
+        finite = np.isfinite(low) and np.isfinite(high)
+        raise PredictorError(
+            f"model {card.name!r} gave values {low:.4g} … {high:.4g}",
+            rule="probabilities lie in [0, 1]" if finite else "probabilities are finite",
+            remedy="if these are logits, set the card's activation (--activation softmax or sigmoid)" if finite else "",
+        )
+    if low < 0 or high > 1:
+        result = np.clip(result, 0, 1, out=result if result.flags.writeable else None)
+    return result

@@ -1,0 +1,158 @@
+"""What the engine knows of a model: a card, the facts of its runtime, and `predict`.
+
+Owns the `Predictor` protocol, the picklable `ModelSpec` from which any process makes the same predictor, and the
+`Program` seam that each runtime fills. Knows no runtime, no file and no slide.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_seg.card import ModelCard, SegmentationClass
+from wsi_seg.errors import UsageError
+
+RUNTIMES = ("auto", "onnxruntime", "openvino", "torch")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeFacts:
+    """The runtime that is really in use, not the one that was asked for."""
+
+    runtime: str
+    """`openvino`, `onnxruntime`, `torch` or `numpy`."""
+    version: str
+    device: str
+    precision: str
+    """Precision of the arithmetic: `fp32` or `bf16`."""
+
+    def as_dict(self) -> dict[str, str]:
+        """Plain values, for metadata and run identity."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class CardOverrides:
+    """Fields of the card that the user states; None: as the card says. Same meaning as in `ModelCard`."""
+
+    mpp: float | None = None
+    classes: tuple[SegmentationClass, ...] | None = None
+    tile_size: int | None = None
+    halo: int | None = None
+    output_stride: int | None = None
+    channels: str | None = None
+    layout: str | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    activation: str | None = None
+    threshold: float | None = None
+    background: tuple[int, int, int] | None = None
+
+    def stated(self) -> dict[str, Any]:
+        """The fields that are given.
+
+        >>> CardOverrides(mpp=0.25).stated()
+        {'mpp': 0.25}
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """All a worker needs to make the predictor; pickles, hashes and compares by value."""
+
+    model: str = "he-stain"
+    """A built-in name, `constant:K/C`, a path, or `module:factory` of a torch module."""
+    weights: str | None = None
+    """Path of the safetensors file for `module:factory`."""
+    runtime: str = "auto"
+    """One of `RUNTIMES`."""
+    precision: str = "auto"
+    """One of `PRECISIONS`; `auto` means fp32 until `choose_precision` has decided on real tiles."""
+    threads: int = 1
+    """Threads inside one call."""
+    streams: int = 1
+    """Calls expected at once."""
+    card: CardOverrides = CardOverrides()
+
+    def __post_init__(self) -> None:
+        if self.runtime not in RUNTIMES:
+            raise UsageError(f"runtime {self.runtime!r}", rule=f"one of {', '.join(RUNTIMES)}")
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"precision {self.precision!r}", rule=f"one of {', '.join(PRECISIONS)}")
+        if self.threads < 1 or self.streams < 1:
+            raise UsageError(f"{self.threads} threads, {self.streams} streams", rule="both must be at least 1")
+
+    def replaced(self, **changes: Any) -> ModelSpec:
+        """A spec with some fields changed."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a program file says about itself before it is compiled; None where it does not say."""
+
+    input_shape: tuple[int | None, ...] | None = None
+    output_shape: tuple[int | None, ...] | None = None
+    input_type: str | None = None
+    """NumPy name of the input's element type."""
+    last_operation: str | None = None
+    """Operation that makes the output, layout changes skipped, e.g. `Softmax`."""
+    card_json: str | None = None
+
+
+class Program(Protocol):
+    """A compiled program of one runtime: pixels in, probabilities out, nothing checked."""
+
+    @property
+    def facts(self) -> RuntimeFacts:
+        """What really runs."""
+
+    def run(self, batch: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
+        """(N, H, W, 3) uint8 RGB, C-contiguous -> (N, C, H, W) after activation. Raises PredictorError.
+
+        The array belongs to the caller. Callable from several threads at once.
+        """
+
+    def close(self) -> None:
+        """Release the runtime's memory."""
+
+
+class Predictor(Protocol):
+    """What answers: tiles in, probabilities out."""
+
+    @property
+    def card(self) -> ModelCard:
+        """The contract in force, overrides included."""
+
+    @property
+    def facts(self) -> RuntimeFacts:
+        """What really runs."""
+
+    @property
+    def n_channels(self) -> int:
+        """Channels of the output: the number of classes, or 1 where `card.threshold` separates two."""
+
+    @property
+    def fixed_input(self) -> tuple[int | None, int | None, int | None]:
+        """(N, H, W) where the program demands a value, else None."""
+
+    def predict(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities of a batch of tiles.
+
+        Args:
+            batch: (N, H, W, 3) uint8 RGB pixels as read; not changed. Any strides; C-contiguous is fastest.
+
+        Returns:
+            (N, n_channels, H, W) float32 in [0, 1], C-contiguous, finite. The caller owns it.
+
+        Callable from several threads at once. Raises PredictorError.
+        """
+
+    def close(self) -> None:
+        """Release the runtime's memory; `predict` raises afterwards. May be called twice."""

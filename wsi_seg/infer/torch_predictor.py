@@ -1,0 +1,162 @@
+"""torch on CPU, for `.pt2`, TorchScript and `module:factory`: the only file of this room that imports torch.
+
+Owns loading without unpickling, conversion of pixels to tensors and inference mode. Importing a factory's module runs
+its code: the user named it. A program file never brings code of its own. Knows no architecture and checks no result.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wsi_seg.card import METADATA_KEY, ModelCard
+from wsi_seg.errors import ModelLoadError, PredictorError, WsiSegError
+from wsi_seg.infer.location import Location
+from wsi_seg.infer.protocol import ModelSpec, RuntimeFacts, Signature
+from wsi_seg.infer.torch_archive import read_clean_archive
+
+_FILE_OPERATIONS = ("aten::from_file", "aten::save", "aten::load", "prim::PythonOp")
+
+
+def open_module(location: Location, spec: ModelSpec) -> tuple[Any, Signature]:
+    """The callable of a torch program and what it says of itself. Raises ModelLoadError."""
+    try:
+        if location.kind == "torch-export":
+            return _exported(location.path)
+        if location.kind == "torchscript":
+            return _scripted(location.path), Signature()
+        return _made(location, spec)
+    except WsiSegError:
+        raise
+    except Exception as error:  # torch raises anything from RuntimeError to KeyError on a broken file
+        raise ModelLoadError(f"torch cannot load {location.name}: {_reason(error)}") from error
+
+
+class TorchProgram:
+    """A torch callable on CPU tensors."""
+
+    def __init__(self, module: Any, card: ModelCard, spec: ModelSpec) -> None:
+        if spec.precision == "bf16":
+            raise ModelLoadError(
+                f"precision bf16 for {spec.model} on torch",
+                rule="torch programs run in the precision they were saved in",
+                remedy="export the model to ONNX and use --runtime openvino",
+            )  # fmt: skip
+        if torch.get_num_threads() != spec.threads:
+            torch.set_num_threads(spec.threads)  # holds for the whole process
+        self._module, self._card, self._name = module, card, spec.model
+        self._mean = torch.tensor(card.mean) * 255
+        self._std = torch.tensor(card.std) * 255
+        self.facts = RuntimeFacts("torch", str(torch.__version__), "CPU", "fp32")
+
+    def run(self, batch: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
+        """(N, H, W, 3) uint8 -> (N, C, H, W) float32."""
+        module = self._module
+        if module is None:
+            raise PredictorError(f"{self._name} is closed")
+        try:
+            with torch.inference_mode():
+                return self._forward(module, batch)
+        except PredictorError:
+            raise
+        except Exception as error:  # a torch program may raise anything
+            raise PredictorError(f"torch failed on {self._name}, batch {batch.shape}: {_reason(error)}") from error
+
+    def _forward(self, module: Any, batch: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
+        pixels = torch.from_numpy(batch if batch.flags.writeable else batch.copy()).float()  # (N, H, W, 3)
+        if self._card.channels == "BGR":
+            pixels = pixels.flip(3)
+        pixels = pixels.sub_(self._mean).div_(self._std)
+        planar = self._card.layout == "NCHW"
+        output = module(pixels.permute(0, 3, 1, 2) if planar else pixels)  # a channels_last view, nothing is moved
+        if not isinstance(output, torch.Tensor):
+            raise PredictorError(
+                f"{self._name} returns a {type(output).__name__}", rule="a segmentation model returns one tensor"
+            )
+        if not planar and output.ndim == 4:
+            output = output.permute(0, 3, 1, 2)
+        if self._card.activation == "softmax":
+            output = output.softmax(1)
+        elif self._card.activation == "sigmoid":
+            output = output.sigmoid()
+        result: NDArray[np.float32] = output.float().contiguous().numpy()
+        return result
+
+    def close(self) -> None:
+        """Drop the module."""
+        self._module = None
+
+
+def _exported(path: Path) -> tuple[Any, Signature]:
+    archive, card = read_clean_archive(path)
+    program = torch.export.load(archive)
+    names = set(program.graph_signature.user_inputs)
+    values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+    last = next(node for node in program.graph.nodes if node.op == "output").args[0]
+    if len(values) != 1 or len(last) != 1:
+        raise ModelLoadError(
+            f"{path} has {len(values)} inputs and {len(last)} outputs",
+            rule="a segmentation model takes one image and gives one map",
+        )
+    target = str(getattr(last[0], "target", ""))
+    operation = "Softmax" if "softmax" in target else "Sigmoid" if "sigmoid" in target else None
+    kind = str(values[0].dtype).removeprefix("torch.")
+    signature = Signature(_dims(values[0]), _dims(last[0].meta["val"]), kind, operation, card)
+    return program.module(), signature
+
+
+def _dims(value: Any) -> tuple[int | None, ...]:
+    return tuple(size if isinstance(size, int) else None for size in value.shape)
+
+
+def _scripted(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # old, but what many models are published as
+            module = torch.jit.load(str(path), map_location="cpu").eval()
+    except RuntimeError as error:
+        raise ModelLoadError(
+            f"{path} is not a TorchScript program: {_reason(error)}",
+            remedy="weights alone need their architecture: --model module:factory --weights file.safetensors",
+        ) from error
+    graph = str(getattr(module, "inlined_graph", ""))
+    if used := [operation for operation in _FILE_OPERATIONS if operation + "(" in graph or operation + "[" in graph]:
+        raise ModelLoadError(f"{path} uses {', '.join(used)}", rule="a program must not touch files")
+    return module
+
+
+def _made(location: Location, spec: ModelSpec) -> tuple[Any, Signature]:
+    """A module made by the user's factory, its weights loaded strictly."""
+    from safetensors import SafetensorError, safe_open
+
+    module_name, _, factory = spec.model.partition(":")
+    module = getattr(importlib.import_module(module_name), factory)()
+    if not isinstance(module, torch.nn.Module):
+        raise ModelLoadError(f"{spec.model} made a {type(module).__name__}", rule="a factory makes a torch.nn.Module")
+    own = getattr(module, "card", None)
+    card = own.to_json() if isinstance(own, ModelCard) else None
+    if spec.weights is not None:
+        try:
+            with safe_open(spec.weights, framework="pt") as file:
+                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+                card = (file.metadata() or {}).get(METADATA_KEY, card)
+        except (SafetensorError, OSError) as error:
+            raise ModelLoadError(f"{spec.weights} is not a safetensors file: {error}") from error
+        try:
+            module.load_state_dict(weights, strict=True)
+        except RuntimeError as error:
+            raise ModelLoadError(
+                f"{spec.weights} does not fit {location.name}: {_reason(error)}", rule="weights are loaded strictly"
+            ) from error
+    return module.eval().to(memory_format=torch.channels_last), Signature(card_json=card)
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:400]
