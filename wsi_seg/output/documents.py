@@ -13,14 +13,12 @@ from typing import Any
 import numpy as np
 
 from wsi_seg.geometry import Mpp
-from wsi_seg.output.result_spec import LABELS, PROBABILITIES, THUMBNAIL, ResultSpec
+from wsi_seg.output.result_spec import LABELS, NOT_ANALYSED, PROBABILITIES, THUMBNAIL, ResultSpec
 from wsi_seg.output.shard_codec import ZSTD_LEVEL
 
 Document = dict[str, Any]
 
 OME_VERSION = "0.5"
-NOT_ANALYSED = "not analysed"
-"""Name of the not-analysed label in the metadata; its colour is transparent."""
 
 _CRC32C: Document = {"name": "crc32c"}
 _LITTLE: Document = {"name": "bytes", "configuration": {"endian": "little"}}

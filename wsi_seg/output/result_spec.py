@@ -23,6 +23,8 @@ LABELS = "labels/segmentation"
 PROBABILITIES = "probabilities"
 TILES = "tiles"
 THUMBNAIL = "thumbnail"
+NOT_ANALYSED = "not analysed"
+"""What people read for the not-analysed label."""
 STATE = ".wsi-seg"
 """Folder of an unfinished result that holds the run's identity, lock and markers."""
 
