@@ -17,9 +17,9 @@ OUTSIDE, INSIDE, BORDER = 0, 1, 2
 
 _RAGGED_PX = 14.0
 _SOFT_PX = 2.0
-_N_WAVES = 72
+_N_WAVES = 96
 _PAD = 17  # nodes kept beyond the slide, so that tiles of up to 1024 px may reach over its end
-_PIECE_PX = (160.0, 14_000.0)
+_PIECE_PX = (160.0, 9_000.0)
 
 
 class Outline:
@@ -37,7 +37,7 @@ class Outline:
         ragged: NDArray[np.float32],
     ) -> None:
         self.size, self._ragged = size, ragged
-        piece = float(np.clip(min(size) / 4, *_PIECE_PX))
+        piece = float(np.clip(min(size) / 5, *_PIECE_PX))
         shape = ceil_div(size[0], NODE) + _PAD, ceil_div(size[1], NODE) + _PAD
         field = _waves(shape, piece, rng) - 1.5 * _rim(shape, size, piece)
         on_slide = field[: ceil_div(size[0], NODE) + 1, : ceil_div(size[1], NODE) + 1]
@@ -62,14 +62,14 @@ class Outline:
         n = self._ragged.shape[0]
         rows, columns = np.arange(box.y0, box.y1) % n, np.arange(box.x0, box.x1) % n
         distance = _between(_between(nodes).T).T + _RAGGED_PX * self._ragged[np.ix_(rows, columns)]
-        return np.clip(distance / np.float32(_SOFT_PX) + np.float32(0.5), 0, 1)
+        return np.asarray(np.clip(distance / _SOFT_PX + 0.5, 0, 1), np.float32)
 
 
 def _between(nodes: NDArray[np.float32]) -> NDArray[np.float32]:
     """Linear interpolation along axis 0 at the px centres between the nodes: ((n + 1), m) to (n * NODE, m)."""
     share = ((np.arange(NODE, dtype=np.float32) + np.float32(0.5)) / NODE)[None, :, None]
     between = nodes[:-1, None] * (1 - share) + nodes[1:, None] * share
-    return between.reshape(-1, nodes.shape[1])
+    return np.asarray(between.reshape(-1, nodes.shape[1]), np.float32)
 
 
 def _waves(shape: tuple[int, int], piece: float, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -77,9 +77,9 @@ def _waves(shape: tuple[int, int], piece: float, rng: np.random.Generator) -> ND
     ys, xs = np.arange(shape[0]) * NODE, np.arange(shape[1]) * NODE
     total = np.zeros(shape, np.float32)
     for _ in range(_N_WAVES):
-        length = piece * np.exp(rng.uniform(-1.3, 1.2))
+        length = piece * np.exp(rng.uniform(-2.6, 1.0))
         turn, phase = rng.uniform(0, 2 * np.pi, 2)
-        height = min(1.0, length / piece) * (2 / _N_WAVES) ** 0.5
+        height = min(1.0, (length / piece) ** 0.9) * (4 / _N_WAVES) ** 0.5
         along = np.exp(1j * (np.sin(turn) * ys / length + phase)) * height
         across = np.exp(1j * (np.cos(turn) * xs / length))
         # cos(a + b) from its parts: no array of complex numbers as large as the slide's grid
@@ -98,7 +98,9 @@ def _rim(shape: tuple[int, int], size: tuple[int, int], piece: float) -> NDArray
 
 
 def _threshold(field: NDArray[np.float32], fraction: float) -> np.float32:
-    """The value above which `fraction` of the field lies; far beyond its range for none and all."""
+    """The value above which `fraction` of the slide lies, given its nodes; far beyond their range for none and all."""
     if fraction <= 0 or fraction >= 1:
         return np.float32(1e6 if fraction <= 0 else -1e6)
-    return np.float32(np.quantile(field, 1 - fraction))
+    # between the nodes, not at them: each of those places stands for an equal part of the slide
+    between = field[:-1, :-1] + field[1:, :-1] + field[:-1, 1:] + field[1:, 1:]
+    return np.float32(np.quantile(between / 4, 1 - fraction))

@@ -16,7 +16,7 @@ from wsi_seg.geometry import Box, PyramidLayout, ceil_div
 from wsi_seg.sample.outline import BORDER, INSIDE, OUTSIDE, Outline
 from wsi_seg.sample.texture import CELL, GLASS, TextureFamily
 
-N_TEXTURES = 8
+N_TEXTURES = 12
 _GLASS = -1
 _DEEPEST = CELL.bit_length() - 1
 
@@ -70,8 +70,7 @@ class Scene:
         self._kinds = [self._outline.kinds(tile)]
         while len(self._kinds) < self.layout.n_levels:
             self._kinds.append(_kinds_above(self._kinds[-1]))
-        cells = ceil_div(options.size[0], CELL), ceil_div(options.size[1], CELL)
-        self._mosaic = self._family.rng(8).integers(0, N_TEXTURES, cells)
+        self._mosaic = _mosaic(options.size, self._family.rng(8))
         self._library: dict[int, tuple[list[Rgb], Rgb]] = {}
         self._halves: dict[tuple[int, int, int], Rgb] = {}
 
@@ -160,7 +159,7 @@ class Scene:
     def _textures(self, index: int) -> tuple[list[Rgb], Rgb]:
         """The picture of a texture at every level, and its labels; made when first asked for."""
         if index not in self._library:
-            texture = self._family.glass() if index == _GLASS else self._family.tissue(index)
+            texture = self._family.glass() if index == _GLASS else self._family.tissue(index, index / (N_TEXTURES - 1))
             levels = [texture.rgb]
             while len(levels) <= _DEEPEST:
                 levels.append(area_mean(levels[-1]))
@@ -173,6 +172,15 @@ def area_mean(pixels: Rgb) -> Rgb:
     wide = pixels.astype(np.uint16)
     rows = wide[0::2] + wide[1::2]
     return ((rows[:, 0::2] + rows[:, 1::2] + np.uint16(2)) >> 2).astype(np.uint8)
+
+
+def _mosaic(size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.intp]:
+    """Which texture each cell shows: at random among those as cellular as the zone of a few mm it lies in."""
+    rows, columns = np.ix_(np.arange(ceil_div(size[0], CELL)), np.arange(ceil_div(size[1], CELL)))
+    phases = rng.uniform(0, 2 * np.pi, 2)
+    zone = np.sin(rows / 2.1 + columns / 5.3 + phases[0]) + np.sin(rows / 4.7 - columns / 2.6 + phases[1])
+    zone = zone / 4 + 0.5 + rng.uniform(-0.35, 0.35, zone.shape)
+    return np.asarray(np.clip(zone * N_TEXTURES, 0, N_TEXTURES - 1), np.intp)
 
 
 def _in_cell(box: Box) -> tuple[slice, slice]:

@@ -5,18 +5,17 @@ Owns the file layout. Knows nothing of what the picture shows. Tiles that are co
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from wsi_seg.errors import OutputExistsError, WriteError
+from wsi_seg.errors import OutputExistsError, UsageError, WriteError, WsiSegError
 from wsi_seg.sample.scene import Scene, SceneOptions
 
 Progress = Callable[[int, int], None]
-"""Told (tiles written, tiles in all), about once per row of tiles."""
+"""Told (tiles written, tiles in all) once per row of tiles."""
 
 _QUALITY = 80
 _CLASSIC_TIFF_LIMIT = 4_000_000_000
@@ -42,7 +41,8 @@ def write_synthetic(
     """Write a synthetic H&E slide, of which every px has a known label.
 
     Args:
-        out: the slide: TIFF (BigTIFF from about 55,000 px square), JPEG YCbCr 4:2:0 tiles, levels halved down to 512 px.
+        out: the slide, a TIFF (BigTIFF from about 55,000 px square) of JPEG tiles, YCbCr 4:2:0, whose levels halve
+            down to 512 px.
         size: (height, width) of level 0, px.
         labels: where to write the ground truth, a tiled Deflate TIFF of the same size, uint8: 0 glass and lumen,
             1 tissue, 2 nucleus; None: nowhere.
@@ -53,10 +53,12 @@ def write_synthetic(
     square. A file appears under its name when it is whole.
 
     Raises:
-        UsageError: an argument is out of its range.
+        UsageError: an argument is out of its range, or both files are the same.
         OutputExistsError: `out` or `labels` exists.
         WriteError: the disk is full or not writable.
     """
+    if out == labels:
+        raise UsageError(f"slide and labels are both {out}", rule="they are two files", remedy="choose another name")
     scene = Scene(SceneOptions(size, **look))
     count = _Count(_n_tiles(scene, labels is not None), progress)
     with _finished(out) as slide_path, _finished(labels) as labels_path:
@@ -86,7 +88,7 @@ def _n_tiles(scene: Scene, with_labels: bool) -> int:
 
 
 def _write_slide(path: Path, scene: Scene, count: _Count) -> None:
-    """Levels as a chain of pages, reduced ones marked as such: what OpenSlide, libvips and tifffile take as a pyramid."""
+    """Levels as a chain of pages, reduced ones marked: what OpenSlide, libvips and tifffile take as a pyramid."""
     import tifffile
 
     height, width = scene.options.size
@@ -137,7 +139,9 @@ def _slide_tiles(scene: Scene, level: int, count: _Count) -> Iterator[bytes]:
 
     def encode(row: int, column: int) -> bytes:
         pixels = scene.pixels(level, row, column)
-        encoded: bytes = encode_jpeg(np.ascontiguousarray(pixels), quality=_QUALITY, colorspace="RGB", colorsubsampling="420")
+        encoded: bytes = encode_jpeg(
+            np.ascontiguousarray(pixels), quality=_QUALITY, colorspace="RGB", colorsubsampling="420"
+        )
         return encoded
 
     return _tiles(scene, level, encode, count)
@@ -156,13 +160,12 @@ def _tiles(scene: Scene, level: int, encode: Callable[[int, int], bytes], count:
     for row in range(rows):
         for column in range(columns):
             key = scene.copy_key(level, row, column)
-            if key is None:
-                yield encode(row, column)
-                continue
-            if key not in copies:
-                copies[key] = encode(row, column)
-            yield copies[key]
-        count.add(columns)
+            encoded = copies.get(key) or encode(row, column)
+            if key is not None:
+                copies[key] = encoded
+            if column == columns - 1:  # before the last tile: nobody asks for one after it
+                count.add(columns)
+            yield encoded
 
 
 @contextmanager
@@ -172,13 +175,15 @@ def _finished(out: Path | None) -> Iterator[Path | None]:
         yield None
         return
     if out.exists():
-        raise OutputExistsError(f"{out} exists", rule="a slide is never overwritten", remedy="remove it or choose another")
+        raise OutputExistsError(
+            f"{out} exists", rule="a slide is never overwritten", remedy="remove it or choose another"
+        )
     partial = out.with_name(out.name + ".partial")
     try:
         yield partial
-        os.replace(partial, out)
+        partial.replace(out)
     except OSError as error:
-        if isinstance(error, WriteError):
+        if isinstance(error, WsiSegError):
             raise
         raise WriteError(f"cannot write {out}: {error.strerror or error}", remedy="check space and rights") from error
     finally:

@@ -3,12 +3,12 @@
 Owns the picture (stains, fibres, glands, nuclei) and its ground truth. Knows no slide, no level and no file.
 
 Every texture of a family is toroidal and shares its border with all others of the family: smooth fields are blended
-into one common field at the border, and the nuclei near it are the same everywhere. So a mosaic of any of them has no seam.
+into one common field at the border, and the nuclei near it are the same everywhere. So no mosaic of them has a seam.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from math import ceil
 from typing import Any
@@ -46,7 +46,7 @@ class Texture:
 
 @dataclass(frozen=True, slots=True)
 class _Fields:
-    """Toroidal smooth fields of unit variance, (CELL, CELL) each."""
+    """Toroidal smooth fields, (CELL, CELL) each, of unit variance but for `angle`."""
 
     nest: Field
     """High: epithelial nests, at its peaks their lumen; very low: clusters of lymphocytes."""
@@ -82,11 +82,15 @@ class TextureFamily:
         noise = self.rng(2).standard_normal((CELL, CELL, 3), np.float32) * 1.2
         return Texture(_to_uint8(_WHITE + noise), np.full((CELL, CELL), GLASS, np.uint8))
 
-    def tissue(self, index: int) -> Texture:
-        """Member `index` >= 0 of the family."""
+    def tissue(self, index: int, cellularity: float = 0.5) -> Texture:
+        """Member `index` >= 0 of the family: fibrous at `cellularity` 0, rich in nests and nuclei at 1."""
         seam = self._seam
         own = self._shifted(self.rng(3, index))
         mixed = _Fields(**{name: _blend(value, getattr(own, name), seam) for name, value in _items(self._shared)})
+        away = 1 - seam
+        mixed = replace(
+            mixed, nest=mixed.nest + away * (1.1 * cellularity - 0.5), tone=mixed.tone + away * (0.4 - cellularity)
+        )
         nuclei = Nuclei(self.mpp)
         nuclei.scatter(self._shared, self.rng(4), near_border=True)
         nuclei.scatter(mixed, self.rng(5, index), near_border=False)
@@ -96,14 +100,14 @@ class TextureFamily:
     def _seam(self) -> Field:
         """1 on the border, 0 from `_SEAM_UM` inwards; a smooth step between."""
         distance = np.minimum(np.arange(CELL), np.arange(CELL)[::-1]).astype(np.float32)
-        ramp = np.clip(1 - distance / min(_SEAM_UM / self.mpp, CELL / 3), 0, 1)
-        ramp = ramp * ramp * (3 - 2 * ramp)
-        return np.maximum(ramp[:, None], ramp[None, :])
+        ramp = 1 - _step(distance, 0, min(_SEAM_UM / self.mpp, CELL / 3))
+        return np.asarray(np.maximum(ramp[:, None], ramp[None, :]), np.float32)
 
     @cached_property
     def _shared(self) -> _Fields:
         rng = self.rng(6)
-        angle = 0.5 * np.arctan2(_noise(rng, 60 / self.mpp), _noise(rng, 60 / self.mpp))
+        turn = np.arctan2(_noise(rng, 60 / self.mpp), _noise(rng, 60 / self.mpp))
+        angle = np.asarray(turn / 2, np.float32)
         return _Fields(
             nest=_unit(_noise(rng, 26 / self.mpp) + 0.25 * _noise(rng, 6 / self.mpp)),
             tone=_unit(_noise(rng, 35 / self.mpp) + 0.5 * _noise(rng, 8 / self.mpp)),
@@ -150,7 +154,7 @@ class Nuclei:
             self._draw((float(centre[0]), float(centre[1])), radii, turn, traits)
 
     def _claim(self, y: float, x: float, radius: float) -> bool:
-        """Whether a disc is free; if so it is taken. Discs are kept per square of `reach` px, so nine squares are asked."""
+        """Whether a disc is free; if so it is taken. Discs are kept per square of `reach` px: nine are asked."""
         n = max(1, CELL // self._reach)
         row, column = int(y * n / CELL), int(x * n / CELL)
         for key in {((row + i) % n, (column + j) % n) for i in (-1, 0, 1) for j in (-1, 0, 1)}:
@@ -227,18 +231,18 @@ def _from_spectrum(spectrum: NDArray[np.complex64]) -> Field:
 def _unit(field: NDArray[Any]) -> Field:
     """The field with mean 0 and variance 1; a field that is flat at this resolution stays flat."""
     centred = field - field.mean(dtype=np.float64)
-    return (centred / max(float(centred.std()), 1e-12)).astype(np.float32)
+    return np.asarray(centred / max(float(centred.std()), 1e-12), np.float32)
 
 
 def _blend(shared: Field, own: Field, seam: Field) -> Field:
     """`shared` on the seam, `own` away from it, at constant variance between."""
-    return (seam * shared + (1 - seam) * own) / np.sqrt(seam * seam + (1 - seam) ** 2)
+    return np.asarray((seam * shared + (1 - seam) * own) / np.sqrt(seam * seam + (1 - seam) ** 2), np.float32)
 
 
 def _step(field: Field, edge: float, width: float) -> Field:
     """0 below `edge`, 1 above `edge` + `width`, smooth between."""
     ramp = np.clip((field - edge) / width, 0, 1)
-    return ramp * ramp * (3 - 2 * ramp)
+    return np.asarray(ramp * ramp * (3 - 2 * ramp), np.float32)
 
 
 def _density(nest: Field) -> Field:
@@ -272,4 +276,4 @@ def _stain(terrain: _Fields, nuclei: Nuclei) -> Texture:
 
 
 def _to_uint8(field: NDArray[Any]) -> NDArray[np.uint8]:
-    return np.clip(np.rint(field), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(field), 0, 255), np.uint8)
