@@ -1,0 +1,42 @@
+# `make demo` and `make test` each do all set-up on a fresh machine.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test lint bench clean
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "$(PYTHON) is not here; try: make PYTHON=python3 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+# torch first and pinned: the tests need it on the CPU only, and a bare `torch` may bring gigabytes of CUDA.
+$(VENV)/.dev: $(VENV)/.run
+	$(PIP) install --quiet --constraint constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+demo: $(VENV)/.run  ## a real slide through the default model
+	@mkdir -p demo
+	$(BIN)/wsi-seg sample demo/CMU-1-Small-Region.svs
+	$(BIN)/wsi-seg run demo/CMU-1-Small-Region.svs --out demo/CMU-1-Small-Region.seg.zarr --overwrite
+	@echo "Result: demo/CMU-1-Small-Region.seg.zarr  Picture: demo/CMU-1-Small-Region.seg.zarr/overview.png"
+
+test: $(VENV)/.dev lint  ## everything that guards main
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev  ## tables into benchmarks/LOG.md
+	$(BIN)/python -m benchmarks.engine
+
+clean:
+	rm -rf $(VENV) demo

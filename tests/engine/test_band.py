@@ -1,0 +1,42 @@
+"""The rolling canvas gives what one large canvas gives."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from wsi_kernels import accumulate, axis_window, label_argmax
+
+from wsi_seg.engine.band import Band
+from wsi_seg.geometry import Box
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(16, 90), st.integers(8, 70), st.sampled_from([16, 24, 32]), st.integers(0, 4), st.integers(0, 2**31))
+def test_rolling_equals_whole(height: int, width: int, tile: int, half_overlap: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    overlap = 2 * half_overlap
+    stride = tile - overlap
+    weights = axis_window(tile, overlap, "linear", first=False, last=False)
+    box = Box.at(100, 40, height, width)
+    whole = np.zeros((3, height, width), np.uint32)
+    labels = np.full((height, width), 255, np.uint8)
+    band = Band(box, tile + stride, labels, 3)
+    for y in range(100 - half_overlap - stride, 100 + height, stride):
+        band.finish(y)
+        for x in range(40 - half_overlap - stride, 40 + width, stride):
+            prediction = rng.integers(0, 65536, (3, tile, tile)).astype(np.uint16)
+            band.add(prediction, (weights, weights), y, x)
+            accumulate(whole, prediction, weights, weights, y - 100, x - 40)
+    band.finish(100 + height)
+    expected = np.empty((height, width), np.uint8)
+    label_argmax(whole, expected)
+    np.testing.assert_array_equal(labels, expected)
+    assert band.top == 100 + height
+
+
+def test_finishing_past_the_window_labels_every_row() -> None:
+    labels = np.full((100, 5), 255, np.uint8)
+    band = Band(Box.at(0, 0, 100, 5), 24, labels, 2)
+    band.finish(100)
+    assert (labels == 0).all()

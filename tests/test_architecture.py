@@ -1,0 +1,124 @@
+"""The house rules that a machine can check: sizes, names, confinement of libraries, cheap imports."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted([*(ROOT / "wsi_seg").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
+NAMES = [str(path.relative_to(ROOT)) for path in SOURCES]
+
+FORBIDDEN_NAMES = {
+    "utils",
+    "helpers",
+    "common",
+    "misc",
+    "manager",
+    "handler",
+    "processor",
+    "base",
+    "core",
+    "info",
+    "data",
+}
+ALLOWED_MODULES = {"wsi_seg/cli/info.py"}  # named after the command it is
+
+CONFINED = {
+    "openslide": {"wsi_seg/slide/openslide_reader.py"},
+    "torch": {"wsi_seg/infer/torch_predictor.py", "wsi_seg/model/he_stain.py"},
+    "onnxruntime": {"wsi_seg/infer/onnxruntime_predictor.py"},
+    "openvino": {"wsi_seg/infer/openvino_predictor.py"},
+    "shapely": {"wsi_seg/plan/roi.py"},
+    "dask": {"wsi_seg/engine/schedule.py"},
+    "distributed": {"wsi_seg/engine/schedule.py"},
+    "typer": {"wsi_seg/cli/main.py"},
+}
+"""Library -> the files that may import it."""
+
+
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def _functions(tree: ast.Module) -> list[ast.FunctionDef]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def _body_lines(function: ast.FunctionDef) -> int:
+    body = function.body
+    if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant) and len(body) > 1:
+        body = body[1:]
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1
+
+
+def _imported(tree: ast.Module) -> set[str]:
+    modules = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            modules.add(node.module.partition(".")[0])
+    return modules
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=NAMES)
+def test_a_file_is_at_most_500_lines(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 500
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=NAMES)
+def test_a_function_is_at_most_60_lines_and_6_arguments(path: Path) -> None:
+    # Kernels take flat arrays and offsets, and a command line has as many options as it has.
+    limit = 99 if "cli" in path.parts or "kernels" in path.parts else 6
+    for function in _functions(_tree(path)):
+        assert _body_lines(function) <= 60, f"{function.name} has {_body_lines(function)} lines"
+        arguments = [a.arg for a in function.args.args + function.args.kwonlyargs if a.arg not in ("self", "cls")]
+        assert len(arguments) <= limit, f"{function.name} takes {arguments}"
+
+
+def test_functions_are_short_as_a_rule() -> None:
+    lengths = sorted(_body_lines(function) for path in SOURCES for function in _functions(_tree(path)))
+    assert lengths[len(lengths) // 2] <= 10
+    assert lengths[len(lengths) * 9 // 10] <= 30
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=NAMES)
+def test_a_file_says_what_it_owns_and_its_name_says_something(path: Path) -> None:
+    tree = _tree(path)
+    assert ast.get_docstring(tree), "a module docstring says what it owns"
+    if str(path.relative_to(ROOT)) not in ALLOWED_MODULES:
+        assert path.stem not in FORBIDDEN_NAMES
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            assert node.name.lower() not in FORBIDDEN_NAMES
+
+
+@pytest.mark.parametrize("library", sorted(CONFINED))
+def test_a_third_party_library_lives_in_few_files(library: str) -> None:
+    users = {name for path, name in zip(SOURCES, NAMES, strict=True) if library in _imported(_tree(path))}
+    assert users <= CONFINED[library]
+    assert users, f"{library} is confined but nobody imports it: drop it from the list"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=NAMES)
+def test_nothing_is_printed_below_the_cli(path: Path) -> None:
+    if "cli" in path.parts:
+        return
+    calls = [n for n in ast.walk(_tree(path)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    assert not [call.lineno for call in calls if call.func.id == "print"]
+
+
+def test_help_imports_no_heavy_library() -> None:
+    heavy = ["numpy", "zarr", "dask", "numba", "torch", "onnxruntime", "openvino", "tifffile", "openslide", "shapely"]
+    script = (
+        "import sys\nfrom wsi_seg.cli.main import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        f"print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stderr.strip().splitlines()[-1] == "[]"

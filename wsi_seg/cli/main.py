@@ -1,0 +1,66 @@
+"""The `wsi-seg` program: its commands, and how errors become exit codes.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 done with unreadable parts, 130 / 143 stopped by a signal.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from wsi_seg import __version__
+from wsi_seg.cli import inspect, models, run, sample, verify
+from wsi_seg.errors import WsiSegError
+
+app = typer.Typer(
+    name="wsi-seg",
+    help="Whole-slide pathology segmentation: a slide and a model in, a pyramidal label map out.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for command in (run.run, run.plan, inspect.info, verify.verify, sample.sample, models.models):
+    app.command()(command)
+
+
+@app.callback()
+def top(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Whole-slide pathology segmentation: a slide and a model in, a pyramidal label map out."""
+    if version:
+        print(__version__)
+        raise typer.Exit
+    _state["debug"] = debug
+
+
+_state = {"debug": False}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the program and leave with its exit code; every error of ours is one message, not a traceback."""
+    try:
+        app(args=None if arguments is None else list(arguments))
+    except WsiSegError as error:
+        if _state["debug"]:
+            raise
+        print(describe(error), file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (MemoryError, OSError) as error:
+        if _state["debug"]:
+            raise
+        print(f"error: {type(error).__name__}: {error}\n  (wsi-seg --debug … shows where)", file=sys.stderr)
+        sys.exit(1)
+
+
+def describe(error: WsiSegError) -> str:
+    """An error as people read it: what, rule, remedy, a line each."""
+    lines = [f"error: {error.what}"]
+    lines += [f"  rule: {error.rule}"] if error.rule else []
+    lines += [f"  try:  {error.remedy}"] if error.remedy else []
+    return "\n".join(lines)

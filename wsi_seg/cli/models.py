@@ -1,0 +1,36 @@
+"""`wsi-seg models`: what the package brings, and what a model's card says."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+
+def models(
+    model: Annotated[str | None, typer.Argument(help="Built-in name or path; default: list the built-in ones.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the built-in models, or print the card of one model."""
+    from wsi_seg.cli.tables import print_sections
+    from wsi_seg.infer import builtin_models, read_card
+
+    cards = {name: read_card(name) for name in builtin_models()} if model is None else {model: read_card(model)}
+    if as_json:
+        print(json.dumps({name: json.loads(card.to_json()) for name, card in cards.items()}, indent=2))
+        return
+    print_sections(
+        (
+            name,
+            [
+                ("description", card.description),
+                ("classes", ", ".join(entry.name for entry in card.classes)),
+                ("resolution", f"{card.mpp:g} um/px"),
+                ("tile", f"{card.tile_size} px, output stride {card.output_stride}, halo {card.halo}"),
+                ("licence", card.licence or "not stated"),
+                ("training data", card.training_data or "not stated"),
+            ],
+        )
+        for name, card in cards.items()
+    )

@@ -1,0 +1,72 @@
+"""`wsi-seg run` and `wsi-seg plan`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wsi_seg.cli.run_options import with_run_options
+from wsi_seg.engine.options import RunOptions
+
+SlideArgument = Annotated[Path, typer.Argument(help="A whole-slide image, or an OME-Zarr folder.", show_default=False)]
+
+
+@with_run_options
+def run(
+    slide: SlideArgument,
+    options: RunOptions,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="NAME.seg.zarr or NAME.ome.tif; default: SLIDE.seg.zarr here."),
+    ] = None,
+    tiff: Annotated[
+        str, typer.Option(help="For .tif results: subifd, or flat (OpenSlide then sees every level).")
+    ] = "subifd",
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler; default: threads of this process.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished result.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Discard a half-done result instead of resuming it.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Segment a slide: write a pyramidal label map, an overview picture and a summary.
+
+    The same command resumes a run that was stopped. Exit code 3: done, but some tiles could not be read or predicted.
+    """
+    from wsi_seg.cli.progress import progress_bar
+    from wsi_seg.engine.run import run_slide
+    from wsi_seg.engine.signals import stop_on_signals
+    from wsi_seg.errors import UsageError
+
+    if tiff not in ("subifd", "flat"):
+        raise UsageError(f"--tiff {tiff!r}", rule="subifd or flat")
+    asked = replace(options, scheduler=scheduler, overwrite=overwrite, restart=restart, flat_tiff=tiff == "flat")
+    with progress_bar(enabled=not (quiet or as_json)) as listener, stop_on_signals() as stop:
+        report = run_slide(slide, asked, out=out, listener=listener, stop=stop)
+    print(report.to_json() if as_json else report.describe())
+    if report.n_failed_tiles:
+        raise typer.Exit(3)
+
+
+@with_run_options
+def plan(
+    slide: SlideArgument,
+    options: RunOptions,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print what `run` would do, and what it would take, without doing it."""
+    from wsi_seg.cli.tables import print_sections
+    from wsi_seg.engine.prepare import prepare
+
+    prepared = prepare(slide, options)
+    if as_json:
+        print(json.dumps(prepared.plan.to_mapping(), indent=2))
+    else:
+        print_sections(prepared.plan.describe())

@@ -1,0 +1,172 @@
+"""The options that `run` and `plan` share: written once, added to the signature of both commands."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from wsi_seg.engine.options import DEFAULT_MODEL, RunOptions
+from wsi_seg.errors import UsageError
+
+_MODEL, _SLIDE, _TILING, _MACHINE = "Model", "Slide", "Tiling", "Machine"
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def _triple(text: str, option: str) -> tuple[float, float, float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in (1, 3):
+        raise UsageError(f"{option} {text!r}", rule="one number, or three with commas", remedy="e.g. 0.485,0.456,0.406")
+    return tuple(values * 3)[:3]  # type: ignore[return-value]
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of `8G`, `512M`, `1.5GiB` or a plain number.
+
+    >>> parse_bytes("1.5G")
+    1610612736
+    """
+    number = text.strip().upper().removesuffix("IB").removesuffix("B")
+    unit = number[-1:] if number[-1:] in _UNITS else ""
+    try:
+        amount = float(number.removesuffix(unit)) * _UNITS[unit]
+    except ValueError:
+        amount = 0
+    if amount <= 0:
+        raise UsageError(f"--memory {text!r}", rule="a size above 0", remedy="e.g. 8G or 512M")
+    return int(amount)
+
+
+def parse_pixels(text: str | None, option: str) -> int | None:
+    """Pixels of an option that may be `auto`."""
+    if text is None or text == "auto":
+        return None
+    if not text.isdigit():
+        raise UsageError(f"{option} {text!r}", rule="a whole number of px, or auto")
+    return int(text)
+
+
+def run_options(
+    model: Annotated[
+        str, typer.Option(help="Built-in name, path of an exported program, or module:factory.", rich_help_panel=_MODEL)
+    ] = DEFAULT_MODEL,
+    weights: Annotated[
+        Path | None, typer.Option(help="safetensors file for module:factory.", rich_help_panel=_MODEL)
+    ] = None,
+    runtime: Annotated[
+        str, typer.Option(help="auto, onnxruntime, openvino or torch.", rich_help_panel=_MODEL)
+    ] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.", rich_help_panel=_MODEL)] = "auto",
+    model_mpp: Annotated[
+        float | None, typer.Option(help="um per px the model was trained at.", rich_help_panel=_MODEL)
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Class names in index order: a,b=#ff0000,…", rich_help_panel=_MODEL)
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="Per channel, in units of pixel / 255.", rich_help_panel=_MODEL)
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="Per channel, in units of pixel/255.", rich_help_panel=_MODEL)] = None,
+    activation: Annotated[
+        str | None, typer.Option(help="probabilities, softmax or sigmoid: still to be applied.", rich_help_panel=_MODEL)
+    ] = None,
+    channels: Annotated[str | None, typer.Option(help="RGB or BGR.", rich_help_panel=_MODEL)] = None,
+    layout: Annotated[str | None, typer.Option(help="NCHW or NHWC.", rich_help_panel=_MODEL)] = None,
+    output_stride: Annotated[
+        int | None, typer.Option(help="Total down-sampling of the network.", rich_help_panel=_MODEL)
+    ] = None,
+    halo: Annotated[
+        int | None, typer.Option(help="Context per side that an exact prediction needs, px.", rich_help_panel=_MODEL)
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="For one output channel: class 1 from here.", rich_help_panel=_MODEL)
+    ] = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option(help="um per px of the slide's finest level, over what it says.", rich_help_panel=_SLIDE),
+    ] = None,
+    reader: Annotated[str, typer.Option(help="auto, openslide, tiff or zarr.", rich_help_panel=_SLIDE)] = "auto",
+    roi: Annotated[
+        Path | None,
+        typer.Option(help="GeoJSON polygons in level-0 px; the rest is not analysed.", rich_help_panel=_SLIDE),
+    ] = None,
+    skip: Annotated[bool, typer.Option("--skip/--no-skip", help="Leave glass out.", rich_help_panel=_SLIDE)] = True,
+    tile: Annotated[int | None, typer.Option(help="Side of the model's input, px.", rich_help_panel=_TILING)] = None,
+    overlap: Annotated[
+        str, typer.Option(help="px shared by neighbours, or auto: from the measured halo.", rich_help_panel=_TILING)
+    ] = "auto",
+    window: Annotated[
+        str, typer.Option(help="auto, linear, cosine, gaussian or crop.", rich_help_panel=_TILING)
+    ] = "auto",
+    batch_size: Annotated[int | None, typer.Option(help="Tiles per batch.", rich_help_panel=_MACHINE)] = None,
+    block: Annotated[
+        int | None, typer.Option(help="Side of a block, a power of two.", rich_help_panel=_MACHINE)
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Blocks worked on at once; default: the cores.", rich_help_panel=_MACHINE)
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Budget, e.g. 8G; default: 80 % of the machine's.", rich_help_panel=_MACHINE)
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Keep uint8 probabilities per class too.", rich_help_panel=_TILING)
+    ] = False,
+) -> RunOptions:
+    """The value that the options make."""
+    given: dict[str, Any] = {
+        "mpp": model_mpp,
+        "classes": None if classes is None else [part.strip() for part in classes.split(",")],
+        "mean": None if mean is None else _triple(mean, "--mean"),
+        "std": None if std is None else _triple(std, "--std"),
+        "activation": activation,
+        "channels": channels,
+        "layout": layout,
+        "output_stride": output_stride,
+        "halo": halo,
+        "threshold": threshold,
+    }
+    return RunOptions(
+        model=model,
+        weights=weights,
+        card={name: value for name, value in given.items() if value is not None},
+        runtime=runtime,
+        precision=precision,
+        slide_mpp=mpp,
+        reader=reader,
+        tile=tile,
+        overlap=parse_pixels(overlap, "--overlap"),
+        window=window,
+        batch=batch_size,
+        block=block,
+        workers=workers,
+        memory_bytes=None if memory is None else parse_bytes(memory),
+        skip_background=skip,
+        roi=roi,
+        probabilities=probabilities,
+    )
+
+
+def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options above; it receives them as `options: RunOptions`."""
+    shared = inspect.signature(run_options).parameters
+    own = [p for p in inspect.signature(command).parameters.values() if p.name != "options"]
+
+    @wraps(command)
+    def wrapped(**arguments: Any) -> None:
+        options = run_options(**{name: arguments.pop(name) for name in shared})
+        command(options=options, **arguments)
+
+    hints = get_type_hints(run_options, include_extras=True) | get_type_hints(command, include_extras=True)
+    parameters = [
+        p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in [*own, *shared.values()]
+    ]
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
+    return wrapped

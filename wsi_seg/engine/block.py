@@ -1,0 +1,291 @@
+"""One block: read, predict, blend, label, halve and write it, whole, in one task (DESIGN D1).
+
+Owns the order of work inside a block. Running it twice gives the same bytes. It knows nothing of scheduling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from wsi_kernels import fill_polygons, quantise
+
+from wsi_seg.engine.band import Band
+from wsi_seg.engine.edge_cache import Edge
+from wsi_seg.engine.events import TilesPredicted
+from wsi_seg.engine.feed import RowFeed, read_canvas
+from wsi_seg.engine.pyramid import write_shards
+from wsi_seg.engine.receipt import Receipt, StageClock
+from wsi_seg.errors import PredictorError, RegionReadError, RunStopped
+from wsi_seg.geometry import Box
+from wsi_seg.output import TileStatus
+
+if TYPE_CHECKING:
+    from wsi_seg.engine.session import Session
+
+Key = tuple[int, int]
+
+
+def run_block(session: Session, row: int, column: int) -> Receipt:
+    """Make the labels of block (row, column) and of the levels above it, write them and leave a marker.
+
+    Raises RunStopped when the session's stop event is set, WriteError when the disk refuses.
+    """
+    started = perf_counter()
+    work = _BlockWork(session, row, column)
+    try:
+        work.predict()
+    finally:
+        session.edges.abandon(work.claimed)
+    work.mask_roi()
+    with work.clock.stage("write"):
+        shards, counts = write_shards(session, 0, (row, column), work.labels, work.band.probabilities)
+    receipt = Receipt(
+        tier=0,
+        row=row,
+        column=column,
+        statuses=work.owned_statuses(),
+        counts=counts,
+        seconds=perf_counter() - started,
+        stages=work.clock.seconds,
+        n_predicted=work.n_predicted,
+        shards=shards,
+        failures=session.take_failures(),
+    )
+    session.leave_marker(receipt)
+    return receipt
+
+
+class _BlockWork:
+    """The state of one block while its task runs."""
+
+    def __init__(self, session: Session, row: int, column: int) -> None:
+        plan = session.job.plan
+        self.session, self.plan, self.grid = session, plan, plan.grid
+        self.box = plan.layout.task_box(0, row, column)
+        self.clock = StageClock()
+        self.labels = np.full(self.box.size, session.job.result.not_analysed, session.label_dtype)
+        # A batch may span two rows of tiles, so that rows of few tiles still fill it.
+        self.band = Band(self.box, self.grid.tile + self.grid.stride, self.labels, session.n_channels)
+        self.band.threshold = plan.card.threshold
+        if plan.probabilities:
+            self.band.probabilities = np.zeros((session.n_channels, *self.box.size), np.uint8)
+        self.batch = np.empty((plan.batch, self.grid.tile, self.grid.tile, 3), np.uint8)
+        self.waiting: list[Key] = []  # in the batch, by slot
+        self.deferred: list[Key] = []  # another block predicts them
+        self.claimed: set[Key] = set()
+        self.statuses: dict[Key, TileStatus] = {}
+        self.n_predicted = 0
+
+    def predict(self) -> None:
+        """Fill the labels: every tile that touches the block, row by row."""
+        rows = list(self._tile_rows())
+        if not rows:
+            return
+        columns = [column for _, tiles in rows for column in tiles]
+        span = self.grid.tile_box(0, min(columns)).hull(self.grid.tile_box(0, max(columns)))
+        feed = RowFeed(self.session.slide, self.plan.scale, (span.x0, span.x1))
+        for row, tiles in rows:
+            if self.session.stop.is_set():
+                raise RunStopped("the run was stopped", remedy="run the same command again to resume")
+            self._advance(row)
+            self._predict_row(feed, row, tiles)
+        self._settle()
+        self._finish(self.box.y1)
+
+    def _tile_rows(self) -> Iterator[tuple[int, list[int]]]:
+        rows, columns = self.grid.tiles_touching(self.box)
+        for row in rows:
+            if tiles := [column for column in columns if self.session.predicted[row, column]]:
+                yield row, tiles
+
+    def _advance(self, row: int) -> None:
+        """Finish the rows above tile row `row`, as far as tiles still outstanding allow."""
+        outstanding = [tile_row for tile_row, _ in self.waiting + self.deferred]
+        # The band holds two tile rows: what is outstanding from before the last row has to come in now.
+        if outstanding and min(outstanding) < row - 1:
+            self._settle()
+            outstanding = []
+        self._finish(min(self.grid.support(tile_row, 0).y0 for tile_row in [row, *outstanding]))
+
+    def _predict_row(self, feed: RowFeed, row: int, columns: list[int]) -> None:
+        todo = [column for column in columns if self._needs_prediction((row, column))]
+        if not todo:
+            return
+        box = self.grid.tile_box(row, todo[0])
+        with self.clock.stage("read"):
+            pixels = self._strip(feed, box.y0, box.y1)
+        for column in todo:
+            box = self.grid.tile_box(row, column)
+            if pixels is None:
+                self._predict_alone((row, column), box)
+            else:
+                x = box.x0 - feed.left
+                self._enqueue((row, column), pixels[:, x : x + self.grid.tile])
+
+    def _strip(self, feed: RowFeed, y0: int, y1: int) -> NDArray[np.uint8] | None:
+        """The strip of a tile row, or None where some of it cannot be read and each tile is to be tried alone."""
+        try:
+            return feed.rows(y0, y1)
+        except RegionReadError:
+            return None
+
+    def _predict_alone(self, key: Key, box: Box) -> None:
+        try:
+            with self.clock.stage("read"):
+                pixels = read_canvas(self.session.slide, self.plan.scale, box)
+        except RegionReadError as error:
+            self.session.log_failure(key, error)
+            self._settle_tile(key, TileStatus.UNREADABLE, None)
+        else:
+            self._enqueue(key, pixels)
+
+    def _needs_prediction(self, key: Key) -> bool:
+        """Whether this block is to predict the tile; an edge that is here already is blended at once."""
+        if not self._shared(key):
+            return True
+        answer = self.session.edges.claim(key)
+        if isinstance(answer, Edge):
+            self._blend_edge(key, answer)
+            return False
+        if answer:
+            self.claimed.add(key)
+            return True
+        self.deferred.append(key)
+        return False
+
+    def _shared(self, key: Key) -> bool:
+        return self.session.shares_edges and not self.box.contains(self.grid.support(*key))
+
+    def _enqueue(self, key: Key, pixels: NDArray[np.uint8]) -> None:
+        self.batch[len(self.waiting)] = pixels
+        self.waiting.append(key)
+        if len(self.waiting) == len(self.batch):
+            self._flush()
+
+    def _flush(self) -> None:
+        """Predict the batch, at its constant shape (DESIGN D5), and blend what comes back."""
+        if not self.waiting:
+            return
+        self.batch[len(self.waiting) :] = np.array(self.plan.card.background, np.uint8)
+        with self.clock.stage("predict"):
+            predictions = self._predicted()
+        waiting, self.waiting = self.waiting, []
+        with self.clock.stage("blend"):
+            for slot, key in enumerate(waiting):
+                self._take(key, None if predictions is None else predictions[slot])
+        self.n_predicted += len(waiting)
+        self.session.listener(TilesPredicted(len(waiting)))
+
+    def _predicted(self) -> NDArray[np.float32] | None:
+        try:
+            return self.session.predictor.predict(self.batch)
+        except PredictorError as error:
+            for key in self.waiting:
+                self.session.log_failure(key, error)
+            return None
+
+    def _take(self, key: Key, prediction: NDArray[np.float32] | None) -> None:
+        if prediction is None:
+            self._settle_tile(key, TileStatus.MODEL_FAILED, None)
+            return
+        quantised = np.empty(prediction.shape, np.uint16)
+        if quantise(prediction, quantised):
+            self._settle_tile(key, TileStatus.DONE, quantised)
+        else:
+            rule = "probabilities are finite and within 0 … 1"
+            self.session.log_failure(key, PredictorError(f"prediction of tile {key} is not a probability", rule=rule))
+            self._settle_tile(key, TileStatus.MODEL_FAILED, None)
+
+    def _settle_tile(self, key: Key, status: TileStatus, quantised: NDArray[np.uint16] | None) -> None:
+        """Blend a tile predicted here, and hand it to the neighbours that wait for it."""
+        self.statuses[key] = status
+        box = self.grid.tile_box(*key)
+        if quantised is not None:
+            self.band.add(quantised, self._weights(key), box.y0, box.x0)
+        if key in self.claimed:
+            self.session.edges.publish(key, *self._edge(key, status, quantised))
+            self.claimed.discard(key)
+
+    def _edge(self, key: Key, status: TileStatus, quantised: NDArray[np.uint16] | None) -> tuple[Edge, int]:
+        """What the other blocks need of a tile, and how many of them."""
+        support, box = self.grid.support(*key), self.grid.tile_box(*key)
+        others = [other.intersect(support) for other in self.session.blocks_touching(support) if other != self.box]
+        hull = others[0]
+        for other in others[1:]:
+            hull = hull.hull(other)
+        y, x = hull.slices((box.y0, box.x0))
+        pixels = None if quantised is None else quantised[:, y, x].copy()
+        return Edge(status, hull, pixels), len(others)
+
+    def _blend_edge(self, key: Key, edge: Edge) -> None:
+        self.statuses[key] = edge.status
+        if edge.pixels is None:
+            return
+        tile = self.grid.tile_box(*key)
+        y, x = edge.box.slices((tile.y0, tile.x0))
+        weights_y, weights_x = self._weights(key)
+        with self.clock.stage("blend"):
+            self.band.add(edge.pixels, (weights_y[y], weights_x[x]), edge.box.y0, edge.box.x0)
+
+    def _settle(self) -> None:
+        """Bring in everything outstanding: the batch first, so that nobody waits for a tile that waits here."""
+        self._flush()
+        deferred, self.deferred = self.deferred, []
+        for key in deferred:
+            with self.clock.stage("wait"):
+                answer = self.session.edges.wait(key)
+            if isinstance(answer, Edge):
+                self._blend_edge(key, answer)
+            else:
+                self.claimed.add(key)
+                self._predict_alone(key, self.grid.tile_box(*key))
+                self._flush()
+
+    def _weights(self, key: Key) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        grid = self.grid
+        return (
+            self.session.weights(key[0] == 0, key[0] == grid.shape[0] - 1),
+            self.session.weights(key[1] == 0, key[1] == grid.shape[1] - 1),
+        )
+
+    def _finish(self, until: int) -> None:
+        """Label the rows above `until`, and take back what was not to be, or could not be, analysed."""
+        top = self.band.top
+        with self.clock.stage("label"):
+            self.band.finish(until)
+        rows = Box(top, self.box.x0, self.band.top, self.box.x1)
+        if not rows.is_empty:
+            self._blank(rows)
+
+    def _blank(self, rows: Box) -> None:
+        ignore = self.session.job.result.not_analysed
+        tile_rows, tile_columns = self.grid.tiles_touching(rows)
+        for key in ((row, column) for row in tile_rows for column in tile_columns):
+            failed = self.statuses.get(key) in (TileStatus.UNREADABLE, TileStatus.MODEL_FAILED)
+            if failed or not self.session.analysed[key]:
+                # A failed tile is missing wherever it had weight; a skipped one only where it is the owner.
+                area = (self.grid.support(*key) if failed else self.grid.cell(*key)).intersect(rows)
+                if not area.is_empty:
+                    self.labels[area.slices((self.box.y0, self.box.x0))] = ignore
+
+    def mask_roi(self) -> None:
+        """Take back the labels of pixels outside the region of interest."""
+        roi = self.plan.canvas_roi
+        if roi is None:
+            return
+        inside = fill_polygons(roi.rings, (self.box.y0, self.box.x0, self.box.y1, self.box.x1))
+        self.labels[~inside] = self.session.job.result.not_analysed
+
+    def owned_statuses(self) -> dict[Key, TileStatus]:
+        """Statuses of the tiles whose cell begins in this block; each tile has exactly one such block."""
+        rows, columns = self.grid.tiles_owned(self.box)
+        analysed = self.session.analysed
+        return {
+            (row, column): self.statuses[row, column] if analysed[row, column] else TileStatus.SKIPPED
+            for row in rows
+            for column in columns
+        }

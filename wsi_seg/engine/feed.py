@@ -1,0 +1,95 @@
+"""Canvas pixels for one block, read from top to bottom so that the file's own tiles are decoded once.
+
+Owns the reading order, the rolling buffer of decoded rows and the resampling to the canvas. Knows no model and no
+block: a feed is given columns and is asked for rows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_seg.geometry import Box, align_up
+
+if TYPE_CHECKING:
+    from wsi_seg.plan import Scale
+    from wsi_seg.slide import Slide
+
+
+class RowFeed:
+    """Rows of the canvas between two columns, for ascending requests.
+
+    Keeps the level rows that the next request may share with the last one, and reads down to the next row of the file's
+    own tiles, so that overlapping tile rows cost one decode. Not for several threads.
+    """
+
+    def __init__(self, slide: Slide, scale: Scale, columns: tuple[int, int]) -> None:
+        self._slide, self._scale = slide, scale
+        self._columns = columns
+        self._row_step = _row_step(slide, scale.level)
+        self._bottom = slide.levels[scale.level].size[0]
+        self._rows: NDArray[np.uint8] | None = None  # (h, w, 3) level rows, from _area on
+        self._area = Box(0, 0, 0, 0)  # what _rows holds, in level px
+
+    @property
+    def left(self) -> int:
+        """First canvas column that `rows` delivers."""
+        return self._columns[0]
+
+    def rows(self, y0: int, y1: int) -> NDArray[np.uint8]:
+        """Canvas rows [y0, y1) as uint8 RGB (y1 - y0, width, 3), a view that the next call invalidates.
+
+        Rows and columns may leave the canvas; the slide's background fills. Raises RegionReadError.
+        """
+        x0, x1 = self._columns
+        wanted = Box(y0, x0, y1, x1)
+        area = self._scale.level_box(wanted)
+        self._fill(area)
+        assert self._rows is not None
+        pixels = self._rows[area.y0 - self._area.y0 : area.y1 - self._area.y0]
+        return canvas_pixels(self._scale, pixels, area, wanted)
+
+    def _fill(self, area: Box) -> None:
+        """Make the buffer hold the level rows of `area`, dropping those above it."""
+        held = self._area
+        if self._rows is None or not held.y0 <= area.y0 <= held.y1:
+            kept, top = None, area.y0
+        else:
+            kept, top = self._rows[area.y0 - held.y0 :], held.y1
+        if area.y1 > top:
+            # Past the slide's last row there is nothing to align to.
+            end = max(area.y1, min(align_up(area.y1, self._row_step), self._bottom))
+            fresh = self._slide.read_region(Box(top, area.x0, end, area.x1), self._scale.level)
+            self._rows = fresh if kept is None or not len(kept) else np.concatenate((kept, fresh))
+            self._area = Box(area.y0, area.x0, end, area.x1)
+        elif kept is not None:
+            self._rows, self._area = kept, Box(area.y0, area.x0, held.y1, area.x1)
+
+
+def read_canvas(slide: Slide, scale: Scale, box: Box) -> NDArray[np.uint8]:
+    """One canvas box as uint8 RGB (h, w, 3), read on its own. Raises RegionReadError."""
+    area = scale.level_box(box)
+    return canvas_pixels(scale, slide.read_region(area, scale.level), area, box)
+
+
+def canvas_pixels(scale: Scale, pixels: NDArray[np.uint8], area: Box, wanted: Box) -> NDArray[np.uint8]:
+    """Level pixels of `area` as the canvas pixels of `wanted`; the same array where canvas and level coincide."""
+    if scale.is_native:
+        return pixels
+    from wsi_kernels import area_resample
+
+    y, x = scale.level_origin
+    out: NDArray[np.uint8] = area_resample(
+        np.ascontiguousarray(pixels),
+        (area.y0 - y, area.x0 - x),
+        scale.factor,
+        (wanted.y0, wanted.x0, wanted.y1, wanted.x1),
+    )
+    return out
+
+
+def _row_step(slide: Slide, level: int) -> int:
+    tile = slide.levels[level].tile
+    return tile[0] if tile is not None and tile[0] <= 1024 else 1

@@ -1,0 +1,35 @@
+"""What a task needs to know, as one picklable value: the same for a thread here and for a worker elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wsi_seg.infer import ModelSpec
+    from wsi_seg.output import ResultSpec
+    from wsi_seg.plan import Plan
+    from wsi_seg.slide import Slide
+
+
+@dataclass(frozen=True, slots=True)
+class TaskKey:
+    """One task of a run: a block (tier 0) or a piece of the pyramid above (tier 1 and up)."""
+
+    tier: int
+    row: int
+    column: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunJob:
+    """Everything that a run's tasks share. Pickles; slides pickle by path."""
+
+    run_id: str
+    folder: Path
+    """Where the unfinished result lies."""
+    slide: Slide
+    model: ModelSpec
+    plan: Plan
+    result: ResultSpec

@@ -1,0 +1,48 @@
+"""What a user may ask of a run, in one value; every field has the default of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+DEFAULT_MODEL = "he-stain"
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Options of `run` and `plan`."""
+
+    model: str = DEFAULT_MODEL
+    """Built-in name, path of an exported program, or `module:factory`."""
+    weights: Path | None = None
+    """safetensors file for `module:factory`."""
+    card: Mapping[str, Any] = field(default_factory=dict)
+    """Card fields given by the user; they win over the model's own."""
+    runtime: str = "auto"
+    precision: str = "auto"
+    slide_mpp: float | None = None
+    """µm per px of level 0, over what the slide says."""
+    reader: str = "auto"
+    tile: int | None = None
+    overlap: int | None = None
+    """px shared by neighbouring tiles; None: from the measured halo."""
+    window: str = "auto"
+    batch: int | None = None
+    block: int | None = None
+    workers: int | None = None
+    """Blocks worked on at once in this process; None: the cores this process may use."""
+    memory_bytes: int | None = None
+    """Budget of the process; None: 80 % of the container's or machine's limit."""
+    skip_background: bool = True
+    roi: Path | None = None
+    probabilities: bool = False
+    scheduler: str | None = None
+    """Address of a Dask scheduler; None: threads of this process."""
+    overwrite: bool = False
+    """Replace a finished result."""
+    restart: bool = False
+    """Discard a half-done result instead of resuming it."""
+    flat_tiff: bool = False
+    """For TIFF results: the pyramid in the main chain, so that OpenSlide sees every level."""

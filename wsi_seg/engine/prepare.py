@@ -1,0 +1,185 @@
+"""From a slide and options to a plan: opens, loads, measures, decides; writes nothing.
+
+Owns the order in which facts are gathered before the work: resolution, scale, tissue, what the model is really like.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_seg.engine.feed import read_canvas
+from wsi_seg.engine.options import RunOptions
+from wsi_seg.engine.warm_up import warm_up
+from wsi_seg.errors import MissingMppError, RegionReadError, UsageError
+from wsi_seg.geometry import Box
+
+if TYPE_CHECKING:
+    from wsi_seg.infer import ModelSpec, Predictor
+    from wsi_seg.plan import Plan, PlanOptions, Scale
+    from wsi_seg.slide import Slide
+
+THUMBNAIL_SIDE = 2048
+"""Longest side of the thumbnail that tissue is looked for in, px."""
+N_PROBE_TILES = 4
+"""Real tiles on which the model is measured before the run."""
+DEFAULT_CPU_BATCH = 1
+"""Tiles per batch on a CPU, where each call has one core: more tiles per call save nothing and waste the last batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything that a run needs, nothing of it on disk yet."""
+
+    slide: Slide
+    predictor: Predictor
+    model: ModelSpec
+    plan: Plan
+    thumbnail: NDArray[np.uint8]
+    """uint8 RGB (h, w, 3) of the whole of level 0."""
+
+
+def usable_cores() -> int:
+    """Cores this process may run on (affinity and cgroup quota respected where the system tells)."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, affinity)
+
+
+def prepare(source: Path | Slide, options: RunOptions) -> Prepared:
+    """Open the slide, load and measure the model, and plan the run.
+
+    Raises the leaves of SlideError, ModelError and PlanError; UsageError for options that make no sense.
+    """
+    _check(options)
+    slide = _opened(source, options)
+    if slide.mpp is None:
+        raise MissingMppError(
+            f"{slide.path or 'the slide'} does not state its resolution",
+            rule="a model only works at the resolution it was trained at",
+            remedy="give the um per px of the finest level with --mpp",
+        )
+    workers = options.workers or usable_cores()
+    model, predictor = _load(options, workers)
+    return _measured(slide, model, predictor, options, workers)
+
+
+def _check(options: RunOptions) -> None:
+    for name, value in (("workers", options.workers), ("batch", options.batch), ("tile", options.tile)):
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} {value}", rule="at least 1")
+
+
+def _opened(source: Path | Slide, options: RunOptions) -> Slide:
+    from wsi_seg.slide import open_slide
+
+    if isinstance(source, str | Path):
+        return open_slide(Path(source), mpp=options.slide_mpp, reader=options.reader)
+    return source
+
+
+def _load(options: RunOptions, workers: int) -> tuple[ModelSpec, Predictor]:
+    from wsi_seg.infer import CardOverrides, ModelSpec, load_predictor
+
+    spec = ModelSpec(
+        model=options.model,
+        weights=None if options.weights is None else str(options.weights),
+        runtime=options.runtime,
+        precision=options.precision,
+        # One thread per call and one call per block worker: cores are never shared by two layers of parallelism,
+        # and a prediction does not depend on how many workers there are.
+        threads=1,
+        streams=workers,
+        card=CardOverrides(**options.card),
+    )
+    return spec, load_predictor(spec)
+
+
+def _measured(slide: Slide, model: ModelSpec, predictor: Predictor, options: RunOptions, workers: int) -> Prepared:
+    """Look at the slide and at what the model does on it, and make the plan."""
+    from wsi_seg.infer import batch_independent, choose_precision, load_predictor, measure_halo, model_sha256
+    from wsi_seg.plan import PlanRequest, ProgramFacts, SlideFacts, choose_scale, choose_tiling, make_plan, read_roi
+
+    assert slide.mpp is not None
+    name = "slide in memory" if slide.path is None else slide.path.name
+    facts = SlideFacts(name, slide.vendor, slide.levels, slide.mpp, slide.bounds, slide.fingerprint())
+    scale = choose_scale(slide.levels, slide.mpp, slide.bounds, predictor.card.mpp)
+    thumbnail = slide.thumbnail(THUMBNAIL_SIDE)
+    probes = probe_tiles(slide, scale, thumbnail, options.tile or predictor.card.tile_size)
+    if model.precision == "auto":
+        model, _ = choose_precision(model, probes)
+        if model.precision != predictor.facts.precision:
+            predictor.close()
+            predictor = load_predictor(model)
+    halo = predictor.card.halo if predictor.card.halo is not None else measure_halo(predictor, probes)
+    tile = choose_tiling(predictor.card, halo, tile=options.tile, overlap=options.overlap, window=options.window).tile
+    batch = options.batch or predictor.fixed_input[0] or DEFAULT_CPU_BATCH
+    independent = batch == 1 or batch_independent(predictor, probes, batch)
+    program = ProgramFacts(
+        sha256=model_sha256(model),
+        runtime=predictor.facts.runtime,
+        device=predictor.facts.device,
+        precision=predictor.facts.precision,
+        n_channels=predictor.n_channels,
+        halo=halo,
+        batch_independent=independent,
+    )
+    wishes = _plan_options(options, batch, workers, warm_up(predictor, (batch, tile, tile), workers))
+    roi = None if options.roi is None else read_roi(options.roi, slide.bounds)
+    plan = make_plan(PlanRequest(facts, predictor.card, program, wishes, thumbnail, roi))
+    return Prepared(slide, predictor, model, plan, thumbnail)
+
+
+def _plan_options(options: RunOptions, batch: int, workers: int, resident_bytes: int) -> PlanOptions:
+    from wsi_seg.plan import PlanOptions
+
+    return PlanOptions(
+        tile=options.tile,
+        overlap=options.overlap,
+        window=options.window,
+        batch=batch,
+        block=options.block,
+        n_workers=workers,
+        memory_bytes=options.memory_bytes,
+        resident_bytes=resident_bytes,
+        skip=options.skip_background,
+        probabilities=options.probabilities,
+    )
+
+
+def probe_tiles(slide: Slide, scale: Scale, thumbnail: NDArray[np.uint8], tile: int) -> NDArray[np.uint8]:
+    """Some real tiles, uint8 (n, tile, tile, 3) with n >= 1: where the thumbnail is darkest, at the canvas' scale.
+
+    Tiles that cannot be read are left out; where none can, the background stands in.
+    """
+    found = []
+    for y, x in _dark_places(thumbnail, N_PROBE_TILES):
+        height, width = scale.canvas_size
+        box = Box.at(round(y * height) - tile // 2, round(x * width) - tile // 2, tile, tile)
+        try:
+            found.append(read_canvas(slide, scale, box))
+        except RegionReadError:
+            continue
+    if not found:
+        found.append(np.full((tile, tile, 3), slide.background, np.uint8))
+    return np.stack(found)
+
+
+def _dark_places(thumbnail: NDArray[np.uint8], n: int) -> list[tuple[float, float]]:
+    """Centres of the `n` darkest cells of a coarse grid over the thumbnail, as shares (y, x) of its size."""
+    cells = 16
+    height, width = thumbnail.shape[:2]
+    rows, columns = np.linspace(0, height, cells + 1).astype(int), np.linspace(0, width, cells + 1).astype(int)
+    darkness = {
+        ((rows[i] + rows[i + 1]) / 2 / height, (columns[j] + columns[j + 1]) / 2 / width): float(
+            thumbnail[rows[i] : rows[i + 1], columns[j] : columns[j + 1]].mean()
+        )
+        for i in range(cells)
+        for j in range(cells)
+        if rows[i] < rows[i + 1] and columns[j] < columns[j + 1]
+    }
+    return sorted(darkness, key=darkness.__getitem__)[:n]

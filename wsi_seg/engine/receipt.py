@@ -1,0 +1,84 @@
+"""What a task answers: small, plain, and enough for the marker, the summary and the progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+from wsi_seg.output import TileStatus
+
+TileKey = tuple[int, int]
+ShardRecord = tuple[str, int] | None
+"""(SHA-256, bytes) of a stored shard; None where the shard is all not-analysed and is not stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The outcome of one task; no pixels."""
+
+    tier: int
+    row: int
+    column: int
+    shards: dict[str, ShardRecord]
+    """By key in the store."""
+    statuses: dict[TileKey, TileStatus] = field(default_factory=dict)
+    """Of the tiles whose cell begins in the block."""
+    counts: tuple[int, ...] = ()
+    """Level-0 pixels per class, then those not analysed."""
+    seconds: float = 0.0
+    stages: dict[str, float] = field(default_factory=dict)
+    """Wall seconds by stage of the work."""
+    n_predicted: int = 0
+    """Tiles predicted by this task, those for its neighbours' use included."""
+    failures: tuple[str, ...] = ()
+    """What went wrong with single tiles, in words; the first few."""
+
+    def to_mapping(self) -> dict[str, Any]:
+        """JSON-able form, as markers keep it."""
+        return {
+            "tier": self.tier,
+            "row": self.row,
+            "column": self.column,
+            "shards": {key: list(record) if record else None for key, record in self.shards.items()},
+            "statuses": [[y, x, int(status)] for (y, x), status in sorted(self.statuses.items())],
+            "counts": list(self.counts),
+            "seconds": round(self.seconds, 4),
+            "stages": {name: round(value, 4) for name, value in self.stages.items()},
+            "n_predicted": self.n_predicted,
+            "failures": list(self.failures),
+        }
+
+    @classmethod
+    def from_mapping(cls, content: Mapping[str, Any]) -> Receipt:
+        """The receipt that a marker holds."""
+        return cls(
+            tier=content["tier"],
+            row=content["row"],
+            column=content["column"],
+            shards={key: (record[0], record[1]) if record else None for key, record in content["shards"].items()},
+            statuses={(y, x): TileStatus(status) for y, x, status in content["statuses"]},
+            counts=tuple(content["counts"]),
+            seconds=content["seconds"],
+            stages=dict(content["stages"]),
+            n_predicted=content["n_predicted"],
+            failures=tuple(content["failures"]),
+        )
+
+
+class StageClock:
+    """Adds up wall seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the time inside the `with` for `name`."""
+        started = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - started

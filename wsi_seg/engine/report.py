@@ -1,0 +1,56 @@
+"""What a finished run says: where the result is and what is in it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsi_seg.output import TileStatus
+
+if TYPE_CHECKING:
+    from wsi_seg.output import Summary
+
+FAILED = (TileStatus.UNREADABLE, TileStatus.MODEL_FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """The outcome of a run."""
+
+    out: Path
+    overview: Path
+    summary: Summary
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n_failed_tiles(self) -> int:
+        """Tiles that could not be read or predicted; their pixels are not analysed."""
+        return sum(self.summary.tiles.get(status.word, 0) for status in FAILED)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """JSON-able form."""
+        summary = json.loads(self.summary.to_json())
+        return {"out": str(self.out), "overview": str(self.overview), "notes": list(self.notes), **summary}
+
+    def to_json(self) -> str:
+        """The report for machines."""
+        return json.dumps(self.to_mapping(), indent=2)
+
+    def describe(self) -> str:
+        """The report for people."""
+        summary, cost = self.summary, self.summary.performance
+        width = max(len(area.name) for area in summary.classes)
+        lines = [f"{self.out}"]
+        lines += [f"  {area.name:<{width}}  {area.mm2:10.4f} mm2  {area.percent:6.2f} %" for area in summary.classes]
+        lines.append(f"  analysed {summary.analysed_mm2:.4f} mm2, not analysed {summary.not_analysed_mm2:.4f} mm2")
+        lines.append("  tiles: " + ", ".join(f"{n} {word}" for word, n in summary.tiles.items() if n))
+        if cost is not None:
+            peak = cost.peak_memory_bytes / 1e6
+            lines.append(f"  {cost.seconds:.1f} s, {cost.mpx_per_s:.1f} Mpx/s, peak memory {peak:.0f} MB")
+        if self.n_failed_tiles:
+            lines.append(f"  {self.n_failed_tiles} tiles failed and are not analysed; the first few:")
+            lines += [f"    {problem}" for problem in summary.problems[:5]]
+        lines.append(f"  picture: {self.overview}")
+        return "\n".join(lines)

@@ -1,0 +1,146 @@
+"""What one process holds for a run: opened slide, loaded model, writer, shared edges, the stop flag.
+
+Owns the life of these per process, so that a model is loaded once however many tasks run. A task gets the session and
+needs nothing else.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_seg.engine.edge_cache import EdgeCache
+from wsi_seg.engine.events import Listener, ignore
+from wsi_seg.engine.job import RunJob, TaskKey
+from wsi_seg.engine.receipt import Receipt
+from wsi_seg.geometry import Box, ceil_div
+
+if TYPE_CHECKING:
+    from wsi_seg.infer import Predictor
+    from wsi_seg.output import Result
+
+MAX_FAILURE_TEXTS = 20
+"""Tile failures told in words, per block; the statuses count them all."""
+
+
+class Session:
+    """The resources of a run in this process. Shared by its threads."""
+
+    def __init__(
+        self,
+        job: RunJob,
+        predictor: Predictor,
+        *,
+        listener: Listener = ignore,
+        stop: threading.Event | None = None,
+    ) -> None:
+        from wsi_seg.output import Markers, ResultWriter
+
+        self.job = job
+        self.slide = job.slide
+        self.predictor = predictor
+        self.listener = listener
+        self.stop = stop or threading.Event()
+        self.writer = ResultWriter(job.folder, job.result)
+        self._markers = Markers(job.folder, job.run_id)
+        self.analysed = job.plan.selection.analysed
+        self.predicted = job.plan.selection.predicted
+        # Only where a prediction does not depend on its neighbours in the batch may another block use it.
+        self.shares_edges = job.plan.program.batch_independent
+        self.edges = EdgeCache(job.plan.memory.edge_cache_bytes if self.shares_edges else 0)
+        self.label_dtype = np.dtype(np.uint8 if job.result.not_analysed == 255 else np.uint16)
+        self._weights = lru_cache(maxsize=None)(self._make_weights)
+        self._failures = threading.local()
+
+    @property
+    def n_channels(self) -> int:
+        """Channels of a prediction: one per class, or 1 where a threshold decides."""
+        return self.predictor.n_channels
+
+    @cached_property
+    def result(self) -> Result:
+        """What is written so far, for reading."""
+        from wsi_seg.output import open_result
+
+        return open_result(self.job.folder, partial=True)
+
+    def weights(self, first: bool, last: bool) -> NDArray[np.uint32]:
+        """uint32 (tile,) weights of one axis for a tile that is the canvas' first or last there, or neither."""
+        return self._weights(first, last)
+
+    def _make_weights(self, first: bool, last: bool) -> NDArray[np.uint32]:
+        from wsi_kernels import axis_window
+
+        grid = self.job.plan.grid
+        weights: NDArray[np.uint32] = axis_window(
+            grid.tile, grid.overlap, grid.window, grid.margin, first=first, last=last
+        )
+        return weights
+
+    def blocks_touching(self, box: Box) -> Iterator[Box]:
+        """Boxes of the blocks that hold pixels of `box`, which lies on the canvas."""
+        layout = self.job.plan.layout
+        side = layout.block
+        for row in range(box.y0 // side, ceil_div(box.y1, side)):
+            for column in range(box.x0 // side, ceil_div(box.x1, side)):
+                yield layout.task_box(0, row, column)
+
+    def log_failure(self, key: tuple[int, int], error: Exception) -> None:
+        """Remember why a tile failed, for the receipt of the block this thread works on."""
+        texts = self._texts()
+        if len(texts) < MAX_FAILURE_TEXTS:
+            texts.append(f"tile {key[0]},{key[1]}: {error}")
+
+    def take_failures(self) -> tuple[str, ...]:
+        """What `log_failure` heard from this thread since the last call."""
+        texts = tuple(self._texts())
+        self._failures.texts = []
+        return texts
+
+    def _texts(self) -> list[str]:
+        if not hasattr(self._failures, "texts"):
+            self._failures.texts = []
+        texts: list[str] = self._failures.texts
+        return texts
+
+    def leave_marker(self, receipt: Receipt) -> None:
+        """Record a finished task durably: from here on it is never done again."""
+        self._markers.write(receipt.to_mapping())
+
+    def close(self) -> None:
+        """Let go of the model; the slide belongs to whoever opened it."""
+        self.predictor.close()
+
+
+def run_task(session: Session, key: TaskKey) -> Receipt:
+    """Carry out one task, of whatever tier."""
+    if key.tier == 0:
+        from wsi_seg.engine.block import run_block
+
+        return run_block(session, key.row, key.column)
+    from wsi_seg.engine.pyramid import run_pyramid
+
+    return run_pyramid(session, key)
+
+
+_worker_sessions: dict[str, Session] = {}
+_worker_lock = threading.Lock()
+
+
+def run_task_on_worker(job: RunJob, key: TaskKey) -> Receipt:
+    """`run_task` in a worker process, which opens the slide and loads the model at its first task of a run."""
+    with _worker_lock:
+        session = _worker_sessions.get(job.run_id)
+        if session is None:
+            from wsi_seg.infer import load_predictor
+
+            for old in _worker_sessions.values():
+                old.close()
+            _worker_sessions.clear()
+            session = _worker_sessions[job.run_id] = Session(job, load_predictor(job.model))
+    return run_task(session, key)

@@ -1,0 +1,180 @@
+"""Where a result goes and in what form: an OME-Zarr folder, or a TIFF pyramid with its companions.
+
+Owns names, refusals before the work, and the last steps after it. The Zarr store is always the working form.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_seg.engine.options import RunOptions
+from wsi_seg.engine.receipt import Receipt
+from wsi_seg.engine.report import RunReport
+from wsi_seg.engine.warm_up import peak_bytes
+from wsi_seg.errors import OutputExistsError, UsageError
+
+if TYPE_CHECKING:
+    from wsi_seg.engine.prepare import Prepared
+    from wsi_seg.output import Result, ResultSpec, RunDirectory, Summary, Thumbnail
+    from wsi_seg.slide import Slide
+
+OVERVIEW_SIDE = 2048
+"""The overview is drawn from the first label level that is at most this long."""
+REPORTED = ("wsi-seg", "numpy", "numba", "zarr", "openslide-python", "tifffile", "imagecodecs", "simplejpeg", "dask")
+"""Libraries whose versions the summary states."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The result asked for."""
+
+    out: Path
+    tiff: bool
+    flat_tiff: bool
+    overwrite: bool
+
+    @classmethod
+    def of(cls, source: Path | Slide, out: Path | None, options: RunOptions) -> Target:
+        """The target that `out` names; None: the slide's name with `.seg.zarr`, in the current folder."""
+        if out is None:
+            path = Path(source) if isinstance(source, str | Path) else source.path
+            if path is None:
+                raise UsageError("a slide in memory has no name for its result", remedy="give out=…")
+            out = Path(f"{path.stem}.seg.zarr")
+        out = Path(out)
+        tiff = out.suffix.lower() in (".tif", ".tiff")
+        if not tiff and out.suffix.lower() != ".zarr":
+            raise UsageError(
+                f"--out {out}", rule="NAME.seg.zarr or NAME.ome.tif", remedy=f"try --out {out.name}.seg.zarr"
+            )
+        return cls(out, tiff, options.flat_tiff, options.overwrite)
+
+    @property
+    def store(self) -> Path:
+        """The Zarr result that the run builds."""
+        return self.out.with_name(f"{self.out.name}.seg.zarr") if self.tiff else self.out
+
+    def check(self) -> None:
+        """Refuse what can be refused before any work. Raises OutputExistsError, UsageError."""
+        if not self.out.absolute().parent.is_dir():
+            raise UsageError(f"--out {self.out}: its folder does not exist", remedy="make the folder first")
+        if self.out.exists() and not self.overwrite:
+            raise OutputExistsError(
+                f"{self.out} exists", rule="results are never replaced unasked", remedy="--overwrite, or another --out"
+            )
+
+    def commit(
+        self, run: RunDirectory, spec: ResultSpec, prepared: Prepared, receipts: Sequence[Receipt], started: float
+    ) -> RunReport:
+        """Write companions and metadata and give the result its name."""
+        from wsi_seg.output import commit_run, open_result
+
+        tiles = _statuses(receipts, spec)
+        thumbnail = _thumbnail(prepared)
+        summary = _summary(spec, prepared, receipts, tiles, started)
+        picture = _overview(open_result(run.path, partial=True), spec, thumbnail, summary)
+        if self.tiff:
+            return self._commit_tiff(run, summary, picture)
+        for name, content in (
+            ("overview.png", picture),
+            ("summary.json", summary.to_json()),
+            ("summary.csv", summary.to_csv()),
+        ):
+            run.attach(name, content)
+        out = commit_run(run, spec, tiles=tiles, thumbnail=thumbnail, facts=summary.facts())
+        return RunReport(out, out / "overview.png", summary, prepared.plan.notes)
+
+    def _commit_tiff(self, run: RunDirectory, summary: Summary, picture: bytes) -> RunReport:
+        """The TIFF from the working store, which is then removed."""
+        from wsi_seg.output import open_result, write_ome_tiff
+
+        write_ome_tiff(open_result(run.path, partial=True), self.out, flat=self.flat_tiff)
+        stem = self.out.name.removesuffix(self.out.suffix).removesuffix(".ome")
+        overview = self.out.with_name(f"{stem}.overview.png")
+        overview.write_bytes(picture)
+        self.out.with_name(f"{stem}.summary.json").write_bytes(summary.to_json())
+        self.out.with_name(f"{stem}.summary.csv").write_bytes(summary.to_csv())
+        run.close()
+        shutil.rmtree(run.path)
+        return RunReport(self.out, overview, summary)
+
+
+def _statuses(receipts: Sequence[Receipt], spec: ResultSpec) -> NDArray[np.uint8]:
+    """Final status of every tile, uint8 (rows, columns)."""
+    tiles = np.zeros(spec.tile_grid, np.uint8)
+    for receipt in receipts:
+        for key, status in receipt.statuses.items():
+            tiles[key] = status
+    return tiles
+
+
+def _thumbnail(prepared: Prepared) -> Thumbnail:
+    from wsi_seg.output import Thumbnail
+
+    plan = prepared.plan
+    assert plan.slide.l0_mpp is not None
+    height, width = prepared.thumbnail.shape[:2]
+    l0_height, l0_width = plan.slide.l0_size
+    return Thumbnail(prepared.thumbnail, plan.slide.l0_mpp.scaled(l0_height / height, l0_width / width))
+
+
+def _summary(
+    spec: ResultSpec, prepared: Prepared, receipts: Sequence[Receipt], tiles: NDArray[np.uint8], started: float
+) -> Summary:
+    from wsi_seg.output import Performance, make_summary
+
+    blocks = [receipt for receipt in receipts if receipt.tier == 0]
+    stages: dict[str, float] = {}
+    for receipt in blocks:
+        for name, seconds in receipt.stages.items():
+            stages[name] = stages.get(name, 0.0) + seconds
+    seconds = perf_counter() - started
+    performance = Performance(
+        seconds=seconds,
+        mpx_per_s=spec.layout.size[0] * spec.layout.size[1] / 1e6 / seconds,
+        peak_memory_bytes=peak_bytes(),
+        n_predicted=sum(receipt.n_predicted for receipt in blocks),
+        stages={name: round(value, 3) for name, value in stages.items()},
+    )
+    return make_summary(
+        spec,
+        prepared.plan.run_id,
+        [sum(column) for column in zip(*(receipt.counts for receipt in blocks), strict=True)],
+        tiles,
+        tissue_mm2=prepared.plan.tissue_mm2,
+        model=_model_facts(prepared),
+        versions={name: version(name) for name in REPORTED},
+        performance=performance,
+        problems=tuple(text for receipt in blocks for text in receipt.failures)[:20],
+    )
+
+
+def _model_facts(prepared: Prepared) -> dict[str, Any]:
+    card = prepared.plan.card
+    return {
+        "name": card.name,
+        "licence": card.licence,
+        "training_data": card.training_data,
+        "mpp": card.mpp,
+        **prepared.plan.program.to_mapping(),
+    }
+
+
+def _overview(result: Result, spec: ResultSpec, thumbnail: Thumbnail, summary: Summary) -> bytes:
+    """PNG of slide and labels."""
+    from wsi_seg.geometry import Box
+    from wsi_seg.output import render_overview
+
+    layout = spec.layout
+    level = next(n for n in range(layout.n_levels) if max(layout.level_size(n)) <= OVERVIEW_SIDE)
+    labels = result.read_labels(level, Box(0, 0, *layout.level_size(level)))
+    return render_overview(thumbnail, labels, spec, summary)

@@ -1,0 +1,54 @@
+"""Everything that is loaded or compiled once, done before the plan: so that the memory measured then is all of it."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from wsi_seg.infer import Predictor
+
+
+def warm_up(predictor: Predictor, shape: tuple[int, int, int], n_workers: int) -> int:
+    """Predict once per worker at the batch's (n, height, width) and run each kernel; answer the process' peak bytes.
+
+    Raises PredictorError.
+    """
+    batch = np.full((*shape, 3), predictor.card.background, np.uint8)
+    with ThreadPoolExecutor(n_workers) as pool:
+        list(pool.map(predictor.predict, [batch] * n_workers))
+    _touch_kernels(predictor)
+    return peak_bytes()
+
+
+def peak_bytes() -> int:
+    """The most memory this process has held at once so far, in bytes."""
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _touch_kernels(predictor: Predictor) -> None:
+    """Load (the first time ever: compile) the kernels with the types the run will use."""
+    from wsi_kernels import count_labels, halve_majority, halve_mean, probabilities_uint8, quantise
+
+    from wsi_seg.engine.band import Band
+    from wsi_seg.geometry import Box
+
+    channels, side, ignore = predictor.n_channels, 4, predictor.card.not_analysed
+    labels = np.zeros((side, side), np.uint8 if ignore == 255 else np.uint16)
+    quantised = np.zeros((channels, side, side), np.uint16)
+    quantise(np.zeros((channels, side, side), np.float32), quantised)
+    probabilities = np.zeros((channels, side, side), np.uint8)
+    probabilities_uint8(np.zeros((channels, side, side), np.uint32), probabilities)
+    band = Band(Box(0, 0, side, side), side, labels, channels)
+    weights = np.zeros(side, np.uint32)
+    band.add(quantised, (weights, weights), 0, 0)
+    band.finish(side)
+    halve_majority(labels, ignore, predictor.card.n_classes)
+    halve_mean(probabilities, labels, ignore)
+    count_labels(labels, predictor.card.n_classes)
