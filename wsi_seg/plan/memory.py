@@ -102,8 +102,10 @@ class MemoryProjection:
 
     @property
     def worst(self) -> MemoryTerm:
-        """The term that holds the most, all workers together."""
-        return max(self.terms, key=self.bytes_of)
+        """The term that holds the most, all workers together, of those that an option makes smaller if they matter."""
+        optional = [term for term in self.terms if term.remedy]
+        fixed = self.total_bytes - sum(map(self.bytes_of, optional))
+        return max(self.terms if fixed > self.budget_bytes else optional, key=self.bytes_of)
 
     def bytes_of(self, term: MemoryTerm) -> int:
         """Bytes of a term, all workers together."""
@@ -137,9 +139,7 @@ class MemoryProjection:
         affordable = (self.budget_bytes - self.shared_bytes) // max(1, self.per_worker_bytes)
         if 1 <= affordable < self.n_workers:
             yield f"--workers {affordable}"
-        if self.worst.remedy == "--block" and self.block > MIN_SHARD:
-            yield f"--block {self.block // 2}"
-        elif self.worst.remedy not in ("", "--block"):
+        if self.worst.remedy and not (self.worst.remedy == "--block" and self.block == MIN_SHARD):
             yield f"a smaller {self.worst.remedy}"
         yield f"--memory {ceil(self.total_bytes / 1e8) / 10:g}GB"
 
@@ -209,7 +209,7 @@ def _reading(work: WorkShape, block: int) -> Iterator[MemoryTerm]:
 
 
 def _predicting(work: WorkShape, block: int) -> Iterator[MemoryTerm]:
-    """A batch as read and as numbers, what comes back and a copy, one tile quantised, the band tiles are summed into."""
+    """A batch as read and as floats, what comes back and a copy, one quantised tile, the band tiles are summed into."""
     grid, channels = work.grid, work.n_channels
     batch_px = work.batch * grid.tile**2
     band = (grid.tile + grid.stride) * _width(work, block) * channels * FLOAT32
