@@ -1,5 +1,7 @@
 """Tiles of the picture against a naive composition of the whole slide, and the pyramid against the area mean."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +14,7 @@ from wsi_seg.sample.scene import N_TEXTURES, Scene, SceneOptions, area_mean
 from wsi_seg.sample.texture import CELL, GLASS, NUCLEUS, STROMA, TextureFamily
 
 CASES = {
-    "many cells": SceneOptions((2600, 3300), tile=256, seed=2),
+    "many cells": SceneOptions((2100, 2300), tile=256, seed=2),
     "odd size, small tiles": SceneOptions((1111, 777), tile=64, seed=2),
     "tiles as large as a texture": SceneOptions((1500, 2100), tile=1024, seed=2),
     "full of tissue": SceneOptions((2100, 1100), tile=512, seed=2, tissue_fraction=1.0),
@@ -24,13 +26,7 @@ CASES = {
 def family():
     """One family for all cases: textures are slow to draw and depend on seed and resolution alone."""
     drawn = TextureFamily(2, 0.5)
-    drawn.known = {}
-    real = drawn.tissue
-    drawn.tissue = lambda index, cellularity: (
-        drawn.known.setdefault(index, None)
-        or drawn.known.update({index: real(index, cellularity)})
-        or drawn.known[index]
-    )
+    drawn.tissue = cache(drawn.tissue)
     return drawn
 
 
@@ -99,6 +95,7 @@ def test_tiles_do_not_depend_on_the_order_of_asking(scene):
 
 
 def test_halves_kept_for_the_next_level_are_used_up(scene):
+    scene._halves.clear()
     for level in range(scene.n_levels):
         level_picture(scene, level)
         assert {kept for kept, _, _ in scene._halves} <= {level, scene.n_levels - 1}
@@ -119,10 +116,16 @@ class TestTextures:
             assert np.abs(left[:, -1] - right[:, 0]).mean() < 1.5 * inside
             assert np.abs(left[-1] - right[0]).mean() < 1.5 * inside
 
+    def test_members_share_their_border(self, family):
+        a, b = family.tissue(0, 0.0), family.tissue(N_TEXTURES - 1, 1.0)
+        for side in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
+            np.testing.assert_array_equal(a.rgb[side], b.rgb[side])
+            np.testing.assert_array_equal(a.labels[side], b.labels[side])
+
     def test_members_differ_and_more_cellular_ones_have_more_nuclei(self, family):
         fibrous, cellular = family.tissue(0, 0.0), family.tissue(N_TEXTURES - 1, 1.0)
         assert np.abs(fibrous.rgb.astype(int) - cellular.rgb).mean() > 15
-        assert (cellular.labels == NUCLEUS).sum() > 1.5 * (fibrous.labels == NUCLEUS).sum()
+        assert (cellular.labels == NUCLEUS).sum() > 1.3 * (fibrous.labels == NUCLEUS).sum()
 
     def test_nuclei_are_darker_and_bluer_than_stroma_and_glass_is_white(self, family):
         texture = family.tissue(5, 0.5)
