@@ -14,9 +14,10 @@ def models(
 ) -> None:
     """List the built-in models, or print the card of one model."""
     from wsi_seg.cli.tables import print_sections
-    from wsi_seg.infer import builtin_models, read_card
+    from wsi_seg.infer import ModelSpec, builtin_models, read_card
 
-    cards = {name: read_card(name) for name in builtin_models()} if model is None else {model: read_card(model)}
+    names = list(builtin_models()) if model is None else [model]
+    cards = {name: read_card(ModelSpec(model=name)) for name in names}
     if as_json:
         print(json.dumps({name: json.loads(card.to_json()) for name, card in cards.items()}, indent=2))
         return

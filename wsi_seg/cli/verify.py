@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from wsi_seg.output.verify import VerifyReport
 
 
 def verify(
@@ -14,12 +18,18 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Re-check every stored hash, the metadata and the pyramid of a result. Exit code 1 when something differs."""
-    from wsi_seg.output import verify_result
+    from wsi_seg.output.verify import verify_result
 
     report = verify_result(result)
-    if as_json:
-        print(json.dumps(report.to_mapping(), indent=2))
-    else:
-        print(report.describe())
-    if not report.ok:
+    print(json.dumps(asdict(report), indent=2) if as_json else _described(result, report))
+    if not report.is_sound:
         raise typer.Exit(1)
+
+
+def _described(path: Path, report: VerifyReport) -> str:
+    checked = f"{report.n_files} files, {report.n_bytes / 1e6:.1f} MB, {report.n_tasks} tasks"
+    pending = f", {report.n_pending} tasks not done yet" if report.n_pending else ""
+    if report.is_sound:
+        return f"{path} is sound: {checked}{pending}"
+    problems = "\n".join(f"  {problem.key}: {problem.cause}" for problem in report.problems)
+    return f"{path} is damaged ({checked}{pending}):\n{problems}"

@@ -21,7 +21,7 @@ from wsi_seg.engine.pyramid import write_shards
 from wsi_seg.engine.receipt import Receipt, StageClock
 from wsi_seg.errors import PredictorError, RegionReadError, RunStopped
 from wsi_seg.geometry import Box
-from wsi_seg.output import TileStatus
+from wsi_seg.output.status import TileStatus
 
 if TYPE_CHECKING:
     from wsi_seg.engine.session import Session

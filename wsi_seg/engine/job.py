@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from wsi_seg.infer import ModelSpec
-    from wsi_seg.output import ResultSpec
+    from wsi_seg.output.result_spec import ResultSpec
     from wsi_seg.plan import Plan
     from wsi_seg.slide import Slide
 

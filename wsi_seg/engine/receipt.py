@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from wsi_seg.output import TileStatus
+from wsi_seg.output.status import TileStatus
 
 TileKey = tuple[int, int]
 ShardRecord = tuple[str, int] | None

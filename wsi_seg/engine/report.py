@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_seg.output import TileStatus
+from wsi_seg.output.status import TileStatus
 
 if TYPE_CHECKING:
-    from wsi_seg.output import Summary
+    from wsi_seg.output.summary import Summary
 
 FAILED = (TileStatus.UNREADABLE, TileStatus.MODEL_FAILED)
 

@@ -22,7 +22,8 @@ from wsi_seg.engine.session import Session, run_task, run_task_on_worker
 from wsi_seg.engine.target import Target
 
 if TYPE_CHECKING:
-    from wsi_seg.output import ResultSpec, RunDirectory
+    from wsi_seg.output.result_spec import ResultSpec
+    from wsi_seg.output.run_directory import RunDirectory
     from wsi_seg.slide import Slide
 
 
@@ -66,7 +67,8 @@ class _Run:
 
     def carry_out(self, started: float) -> RunReport:
         """Do what is not done yet, then commit."""
-        from wsi_seg.output import RunIdentity, create_result, open_run
+        from wsi_seg.output.label_store import create_result
+        from wsi_seg.output.run_directory import RunIdentity, open_run
         from wsi_seg.plan import differing_fields
 
         plan = self.prepared.plan
@@ -131,7 +133,7 @@ def _receipts_of(run: RunDirectory, spec: ResultSpec) -> dict[TaskKey, Receipt]:
 
 def result_spec(prepared: Prepared) -> ResultSpec:
     """What the result of a plan is."""
-    from wsi_seg.output import ResultSpec
+    from wsi_seg.output.result_spec import ResultSpec
 
     plan = prepared.plan
     assert plan.slide.l0_mpp is not None

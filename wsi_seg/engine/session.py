@@ -22,7 +22,7 @@ from wsi_seg.geometry import Box, ceil_div
 
 if TYPE_CHECKING:
     from wsi_seg.infer import Predictor
-    from wsi_seg.output import Result
+    from wsi_seg.output.label_store import Result
 
 MAX_FAILURE_TEXTS = 20
 """Tile failures told in words, per block; the statuses count them all."""
@@ -39,7 +39,8 @@ class Session:
         listener: Listener = ignore,
         stop: threading.Event | None = None,
     ) -> None:
-        from wsi_seg.output import Markers, ResultWriter
+        from wsi_seg.output.run_directory import Markers
+        from wsi_seg.output.shard_writer import ResultWriter
 
         self.job = job
         self.slide = job.slide
@@ -65,7 +66,7 @@ class Session:
     @cached_property
     def result(self) -> Result:
         """What is written so far, for reading."""
-        from wsi_seg.output import open_result
+        from wsi_seg.output.label_store import open_result
 
         return open_result(self.job.folder, partial=True)
 

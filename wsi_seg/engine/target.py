@@ -24,11 +24,12 @@ from wsi_seg.errors import OutputExistsError, UsageError
 
 if TYPE_CHECKING:
     from wsi_seg.engine.prepare import Prepared
-    from wsi_seg.output import Result, ResultSpec, RunDirectory, Summary, Thumbnail
+    from wsi_seg.output.label_store import Result
+    from wsi_seg.output.result_spec import ResultSpec, Thumbnail
+    from wsi_seg.output.run_directory import RunDirectory
+    from wsi_seg.output.summary import Summary
     from wsi_seg.slide import Slide
 
-OVERVIEW_SIDE = 2048
-"""The overview is drawn from the first label level that is at most this long."""
 REPORTED = ("wsi-seg", "numpy", "numba", "zarr", "openslide-python", "tifffile", "imagecodecs", "simplejpeg", "dask")
 """Libraries whose versions the summary states."""
 
@@ -76,14 +77,15 @@ class Target:
         self, run: RunDirectory, spec: ResultSpec, prepared: Prepared, receipts: Sequence[Receipt], started: float
     ) -> RunReport:
         """Write companions and metadata and give the result its name."""
-        from wsi_seg.output import commit_run, open_result
+        from wsi_seg.output.commit import commit_run
+        from wsi_seg.output.label_store import open_result
 
         tiles = _statuses(receipts, spec)
         thumbnail = _thumbnail(prepared)
         summary = _summary(spec, prepared, receipts, tiles, started)
         picture = _overview(open_result(run.path, partial=True), spec, thumbnail, summary)
         if self.tiff:
-            return self._commit_tiff(run, summary, picture)
+            return self._commit_tiff(run, spec, summary, picture)
         for name, content in (
             ("overview.png", picture),
             ("summary.json", summary.to_json()),
@@ -93,11 +95,13 @@ class Target:
         out = commit_run(run, spec, tiles=tiles, thumbnail=thumbnail, facts=summary.facts())
         return RunReport(out, out / "overview.png", summary, prepared.plan.notes)
 
-    def _commit_tiff(self, run: RunDirectory, summary: Summary, picture: bytes) -> RunReport:
+    def _commit_tiff(self, run: RunDirectory, spec: ResultSpec, summary: Summary, picture: bytes) -> RunReport:
         """The TIFF from the working store, which is then removed."""
-        from wsi_seg.output import open_result, write_ome_tiff
+        from wsi_seg.output.label_store import Result
+        from wsi_seg.output.tiff_writer import write_ome_tiff
 
-        write_ome_tiff(open_result(run.path, partial=True), self.out, flat=self.flat_tiff)
+        result = Result(run.path, spec, {"run_id": run.run_id})
+        write_ome_tiff(result, self.out, flat=self.flat_tiff, overwrite=self.overwrite)
         stem = self.out.name.removesuffix(self.out.suffix).removesuffix(".ome")
         overview = self.out.with_name(f"{stem}.overview.png")
         overview.write_bytes(picture)
@@ -118,7 +122,7 @@ def _statuses(receipts: Sequence[Receipt], spec: ResultSpec) -> NDArray[np.uint8
 
 
 def _thumbnail(prepared: Prepared) -> Thumbnail:
-    from wsi_seg.output import Thumbnail
+    from wsi_seg.output.result_spec import Thumbnail
 
     plan = prepared.plan
     assert plan.slide.l0_mpp is not None
@@ -130,7 +134,7 @@ def _thumbnail(prepared: Prepared) -> Thumbnail:
 def _summary(
     spec: ResultSpec, prepared: Prepared, receipts: Sequence[Receipt], tiles: NDArray[np.uint8], started: float
 ) -> Summary:
-    from wsi_seg.output import Performance, make_summary
+    from wsi_seg.output.summary import Performance, make_summary
 
     blocks = [receipt for receipt in receipts if receipt.tier == 0]
     stages: dict[str, float] = {}
@@ -172,9 +176,8 @@ def _model_facts(prepared: Prepared) -> dict[str, Any]:
 def _overview(result: Result, spec: ResultSpec, thumbnail: Thumbnail, summary: Summary) -> bytes:
     """PNG of slide and labels."""
     from wsi_seg.geometry import Box
-    from wsi_seg.output import render_overview
+    from wsi_seg.output.overview import overview_level, render_overview
 
-    layout = spec.layout
-    level = next(n for n in range(layout.n_levels) if max(layout.level_size(n)) <= OVERVIEW_SIDE)
-    labels = result.read_labels(level, Box(0, 0, *layout.level_size(level)))
+    level = overview_level(spec)
+    labels = result.read_labels(level, Box(0, 0, *spec.layout.level_size(level)))
     return render_overview(thumbnail, labels, spec, summary)
