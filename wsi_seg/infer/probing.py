@@ -52,7 +52,7 @@ def measure_halo(predictor: Predictor, tiles: Tiles, tolerance: float = 0.0) -> 
     stride = predictor.card.output_stride
     scenes = _scenes(predictor, tiles)
     near = max(_moved_beyond(predictor, scene, tolerance) for scene in scenes)
-    limit = min(min(scene.start, scene.tile.shape[0] - scene.start - stride) for scene in scenes) - 1
+    limit: int = min(min(scene.start, scene.tile.shape[0] - scene.start - stride) for scene in scenes) - 1
 
     def leaks(margin: int) -> bool:
         return any(_leaks(predictor, scene, margin, tolerance) for scene in scenes)

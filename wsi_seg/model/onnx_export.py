@@ -1,0 +1,42 @@
+"""A torch module to an ONNX program that carries its card; the only file of this room that imports onnx.
+
+Owns opset, dynamic axes and the metadata key. Knows no architecture.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import onnx
+import torch
+
+from wsi_seg.card import METADATA_KEY, ModelCard
+
+OPSET = 18
+
+
+def export_onnx(module: torch.nn.Module, card: ModelCard, path: Path) -> None:
+    """Write `module` (eval mode, (N, 3, H, W) float32 in) to `path`, dynamic in N, H and W, `card` in its metadata.
+
+    H and W stay multiples of the card's output stride. Raises whatever torch.onnx raises.
+    """
+    stride = card.output_stride
+    example = torch.zeros(2, 3, 4 * max(stride, 16), 5 * max(stride, 16))
+    height, width = torch.export.Dim("H", min=1, max=2**20), torch.export.Dim("W", min=1, max=2**20)
+    shapes = {0: torch.export.Dim("N", min=1, max=2**16), 2: stride * height, 3: stride * width}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns of its own deprecations
+        program = torch.onnx.export(
+            module, (example,), input_names=["image"], output_names=["probabilities"], opset_version=OPSET,
+            dynamic_shapes=(shapes,), dynamo=True, verbose=False, optimize=True,
+        )  # fmt: skip
+    model = program.model_proto
+    for node in model.graph.node:
+        del node.metadata_props[:]  # stack traces of the exporting machine
+        node.doc_string = ""
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+    onnx.helper.set_model_props(model, {METADATA_KEY: card.to_json()})
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString(deterministic=True))
