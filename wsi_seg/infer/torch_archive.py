@@ -38,7 +38,7 @@ _TREE = re.compile(
     r'(?:"(?:type|context|children_spec|null|builtins\.(?:tuple|list|dict)|\[\])"|null|\d+|[\[\]{}:, ])*'
 )
 _NAME = re.compile(r"[A-Za-z0-9_.+-]*")
-_GRAMMAR = {"expr_str": _EXPRESSION, "in_spec": _TREE, "out_spec": _TREE, "target": _OPERATOR}
+_GRAMMAR = {"expr_str": _EXPRESSION, "symbol": _EXPRESSION, "in_spec": _TREE, "out_spec": _TREE, "target": _OPERATOR}
 _CARD = f"extra/{METADATA_KEY}"
 
 
@@ -50,6 +50,8 @@ def read_clean_archive(path: Path) -> tuple[io.BytesIO, str | None]:
     try:
         with zipfile.ZipFile(path) as source:
             return _clean(source, path)
+    except ModelLoadError:  # is an OSError
+        raise
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, KeyError) as error:
         raise ModelLoadError(
             f"{path} is not a torch.export archive: {error}", remedy="export the model again"
@@ -59,6 +61,8 @@ def read_clean_archive(path: Path) -> tuple[io.BytesIO, str | None]:
 def _clean(source: zipfile.ZipFile, path: Path) -> tuple[io.BytesIO, str | None]:
     card = None
     copy = io.BytesIO()
+    if len(source.namelist()) != len(set(source.namelist())):
+        raise ValueError("it holds two files of one name")
     with zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as target:
         for name in source.namelist():
             root, _, inner = name.partition("/")
@@ -74,8 +78,6 @@ def _clean(source: zipfile.ZipFile, path: Path) -> tuple[io.BytesIO, str | None]
             target.writestr(name, content)
             if inner == "models/model.json":
                 target.writestr(f"{root}/{_SAMPLES}", b"")
-    if len(target.namelist()) != len(set(target.namelist())):
-        raise ValueError("it holds two files of one name")
     copy.seek(0)
     return copy, card
 
@@ -92,7 +94,7 @@ def _check(content: Any, key: str, inner: str, path: Path) -> None:
     """Refuse strings that could become code; `key` is the name under which `content` was found."""
     if isinstance(content, dict):
         for name, value in content.items():
-            _check(name, "", inner, path)
+            _check(name, "symbol" if key == "range_constraints" else "", inner, path)
             _check(value, name, inner, path)
     elif isinstance(content, list):
         for value in content:
