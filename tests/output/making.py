@@ -151,7 +151,11 @@ def begin(out: Path, spec: ResultSpec, *, seed: int = 0, **options: Any) -> Made
             chances.append(naive_mean(chances[-1], levels[-1], spec.not_analysed))
         levels.append(naive_halve(levels[-1], spec.not_analysed, n))
     run = open_run(out, RUN, difference, **options)
-    create_result(run.path, spec)
+    try:
+        create_result(run.path, spec)
+    except BaseException:
+        run.close()
+        raise
     return Made(run, spec, levels, chances)
 
 

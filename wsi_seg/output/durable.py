@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from wsi_seg.errors import WriteError
+from wsi_seg.errors import WriteError, WsiSegError
 
 TEMP_SUFFIX = ".wsi-seg-tmp"
 """Ends the name of every unfinished file; a folder nobody writes to may be swept of them."""
@@ -44,7 +44,9 @@ def write_durably(path: Path, content: bytes, *, exclusive: bool = False) -> Non
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            publish(temp, path, exclusive=exclusive)
+            taken = not publish(temp, path, exclusive=exclusive)
+    if taken:
+        raise FileExistsError(f"{path} exists")
 
 
 @contextmanager
@@ -57,13 +59,17 @@ def temporary_beside(path: Path) -> Iterator[Path]:
         temp.unlink(missing_ok=True)
 
 
-def publish(temp: Path, path: Path, *, exclusive: bool = False) -> None:
-    """Give a complete, synced file its name, for good; with `exclusive` FileExistsError where the name is taken."""
+def publish(temp: Path, path: Path, *, exclusive: bool = False) -> bool:
+    """Give a complete, synced file its name, for good; with `exclusive` False where the name is taken."""
     if exclusive:
-        os.link(temp, path)  # rename would replace silently; link does not
+        try:
+            os.link(temp, path)  # rename would replace silently; link does not
+        except FileExistsError:
+            return False
     else:
         temp.replace(path)
     sync_folder(path.parent)
+    return True
 
 
 def remove_durably(path: Path) -> None:
@@ -113,10 +119,10 @@ def sweep(folder: Path) -> int:
 
 @contextmanager
 def mapped_errors(path: Path, n_bytes: int) -> Iterator[None]:
-    """Turn the system's errors inside the `with` into WriteError; FileExistsError and our own pass unchanged."""
+    """Turn the system's errors inside the `with` into WriteError; our own pass unchanged."""
     try:
         yield
-    except (WriteError, FileExistsError):
+    except WsiSegError:  # some of ours are OSErrors too
         raise
     except OSError as error:
         raise _write_error(path, n_bytes, error) from error

@@ -154,9 +154,13 @@ def _compare(result: Result, path: Path, step: Callable[[], None], *, flat: bool
         for level, page in enumerate(pages):
             written = (segment for segment, _, _ in page.segments(buffersize=_BUFFER_BYTES))
             for n, expected in enumerate(_tiles(result, level, step)):
-                if not _equal(next(written, None), expected):
+                try:
+                    cause = "" if _equal(next(written, None), expected) else "differs from the result"
+                except Exception as error:  # tifffile and its codecs raise many kinds
+                    cause = f"cannot be decoded ({error})"
+                if cause:
                     raise CorruptOutputError(
-                        f"tile {n} of level {level} of {path} differs from the result right after writing",
+                        f"tile {n} of level {level} of {path} {cause} right after writing",
                         rule="the disk must return the bytes it was given",
                         remedy="check the disk, then export again",
                     )
