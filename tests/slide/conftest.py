@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,13 @@ TILE = (112, 144)
 COLOUR = {"photometric": "rgb"}
 
 
+@cache
 def coded_pixels(size: tuple[int, int]) -> NDArray[np.uint8]:
     """R = x & 255, G = y & 255, B = the next four bits of x and of y (DESIGN §6.5)."""
     y, x = np.mgrid[: size[0], : size[1]]
-    return np.stack([x & 255, y & 255, ((x >> 8) & 15) << 4 | ((y >> 8) & 15)], axis=-1).astype(np.uint8)
+    pixels = np.stack([x & 255, y & 255, ((x >> 8) & 15) << 4 | ((y >> 8) & 15)], axis=-1).astype(np.uint8)
+    pixels.flags.writeable = False
+    return pixels
 
 
 def write_tiff(path: Path, sizes: Sequence[tuple[int, int]], **options: Any) -> Path:
@@ -69,7 +73,8 @@ def write_ome_zarr(path: Path, sizes: Sequence[tuple[int, int]], axes: str, vers
     multiscale = {
         "axes": [{"name": axis, **kinds.get(axis, spatial)} for axis in axes],
         "datasets": [
-            {"path": str(i), "coordinateTransformations": [{"type": "scale", "scale": scale}]} for i in range(len(sizes))
+            {"path": str(i), "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+            for i in range(len(sizes))
         ],
     }
     group.attrs.update(
@@ -127,6 +132,11 @@ def tiff_writer() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def ome_zarr_writer() -> Callable[..., Path]:
     return write_ome_zarr
+
+
+@pytest.fixture(scope="session")
+def ome_tiff_writer() -> Callable[..., Path]:
+    return write_ome_tiff
 
 
 @pytest.fixture(scope="session")

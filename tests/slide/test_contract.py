@@ -90,9 +90,7 @@ class TestEveryReader:
         box = Box(90, 100, 300, 333)
         np.testing.assert_array_equal(copy.read_region(box, 0), expected(coded_slide, coded, box, 0))
 
-    def test_a_spawned_process_reads_it(
-        self, coded_slide: Slide, coded: Coded, spawned: ProcessPoolExecutor
-    ) -> None:
+    def test_a_spawned_process_reads_it(self, coded_slide: Slide, coded: Coded, spawned: ProcessPoolExecutor) -> None:
         box, last = Box(-9, 60, 200, 250), len(coded_slide.levels) - 1
         found = spawned.submit(coded_slide.read_region, box, last).result(timeout=60)
         np.testing.assert_array_equal(found, expected(coded_slide, coded, box, last))

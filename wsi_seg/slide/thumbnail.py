@@ -1,7 +1,7 @@
-"""Reduces a slide to a small picture by exact area averages; owns that rule, knows no format.
+"""Reduces a slide to a small picture by area averages; owns which level and which blocks are read, knows no format.
 
-All sums are integers below 2^53 held in float64, so the picture does not depend on block sizes, BLAS or thread counts
-(the tissue mask, and with it the plan, is made from it).
+The averages are the kernel's, on a global phase: the picture, from which the tissue mask and with it the plan is made,
+does not depend on the blocks in which it is read.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.errors import UsageError
-from wsi_seg.geometry import Box, Level, align_up, ceil_div
+from wsi_seg.geometry import Box, Level
 
-_BLOCK = 512
-"""Side of what is reduced at once, px of the level, before rounding up to whole tiles."""
+_BLOCK_SIDE = 4096
+"""Side of what is read at once, px of the level, where the file's own tiles are no wider."""
+_MAX_FACTOR = 128
+"""Largest reduction in one step; beyond, a larger picture is reduced again."""
 
 ReadRegion = Callable[[Box, int], NDArray[np.uint8]]
 
@@ -43,46 +45,42 @@ def area_thumbnail(levels: tuple[Level, ...], read_region: ReadRegion, longest_s
         raise UsageError(f"thumbnail of {longest_side} px", rule="the longest side is at least 1 px")
     target = thumbnail_size(levels[0].size, longest_side)
     index = max(i for i, level in enumerate(levels) if i == 0 or _covers(level.size, target))
-    level = levels[index]
-    sums = np.zeros((*target, 3))
-    for box in _blocks(level):
-        (rows, by_row), (columns, by_column) = (
-            area_weights(box.y0, box.y1, level.size[0], target[0]),
-            area_weights(box.x0, box.x1, level.size[1], target[1]),
-        )
-        pixels = read_region(box, index).astype(np.float64)
-        reduced = np.tensordot(by_row, pixels, axes=(1, 0))  # (rows, width, 3)
-        sums[rows, columns] += np.einsum("cx,rxk->rck", by_column, reduced, optimize=True)
-    area = level.size[0] * level.size[1]
-    return ((2 * sums.astype(np.int64) + area) // (2 * area)).astype(np.uint8)
-
-
-def area_weights(start: int, end: int, size: int, target: int) -> tuple[slice, NDArray[np.float64]]:
-    """How px [start, end) of an axis of `size` px spread over an axis of `target` <= `size` px.
-
-    Returns the slice of target px they touch and their weights (target px, px), whole numbers of 1 / `target` px;
-    over the whole axis every target px gets `size`.
-
-    >>> where, weights = area_weights(0, 3, 3, 2)
-    >>> where, weights.tolist()
-    (slice(0, 2, None), [[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
-    """
-    first, last = start * target // size, ceil_div(end * target, size)
-    source = np.arange(start, end)
-    reduced = np.arange(first, last)[:, None]
-    upper = np.minimum((source + 1) * target, (reduced + 1) * size)
-    overlap = upper - np.maximum(source * target, reduced * size)
-    return slice(first, last), np.maximum(overlap, 0).astype(np.float64)
+    picture = _reduced(levels[index], lambda box: read_region(box, index), _within_reach(levels[index].size, target))
+    while picture.shape[:2] != target:
+        stored, larger = Level((picture.shape[0], picture.shape[1]), (1.0, 1.0)), picture
+        picture = _reduced(stored, lambda box: larger[box.slices()], _within_reach(stored.size, target))  # noqa: B023
+    return picture
 
 
 def _covers(size: tuple[int, int], target: tuple[int, int]) -> bool:
     return size[0] >= target[0] and size[1] >= target[1]
 
 
-def _blocks(level: Level) -> Iterator[Box]:
-    """Boxes of whole tiles that cover the level."""
-    step_y, step_x = (align_up(_BLOCK, side) for side in level.tile or (1, 1))
-    whole = Box(0, 0, *level.size)
-    for y in range(0, level.size[0], step_y):
-        for x in range(0, level.size[1], step_x):
-            yield Box.at(y, x, step_y, step_x).intersect(whole)
+def _within_reach(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+    """The target, or the smallest size to which one step reduces."""
+    height, width = (max(goal, -(-side // _MAX_FACTOR)) for side, goal in zip(size, target, strict=True))
+    return height, width
+
+
+def _reduced(level: Level, read: Callable[[Box], NDArray[np.uint8]], target: tuple[int, int]) -> NDArray[np.uint8]:
+    """A level reduced to `target` (height, width), block by block."""
+    from wsi_kernels import area_resample, area_source_box
+
+    factor = level.size[0] / target[0], level.size[1] / target[1]
+    picture = np.empty((*target, 3), np.uint8)
+    for block in _blocks(target, factor, level.tile or (1, 1)):
+        out_box = (block.y0, block.x0, block.y1, block.x1)
+        # The last footprint ends on the level's edge but for rounding.
+        source = Box(*area_source_box(out_box, factor))
+        picture[block.slices()] = area_resample(read(source), (source.y0, source.x0), factor, out_box)
+    return picture
+
+
+def _blocks(target: tuple[int, int], factor: tuple[float, float], tile: tuple[int, int]) -> Iterator[Box]:
+    """Boxes of the thumbnail, each made from a block of the level of bounded size; wide strips are read whole."""
+    width = max(_BLOCK_SIDE, tile[1])
+    height = max(_BLOCK_SIDE * _BLOCK_SIDE // width, tile[0])
+    step_y, step_x = max(1, int(height / factor[0])), max(1, int(width / factor[1]))
+    for y in range(0, target[0], step_y):
+        for x in range(0, target[1], step_x):
+            yield Box.at(y, x, step_y, step_x).intersect(Box(0, 0, *target))
