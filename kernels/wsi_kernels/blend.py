@@ -81,6 +81,7 @@ def accumulate(
         expect(name, weights, (np.uint32,), (size,))
         if size and weights.max() > UNIT:
             raise ValueError(f"{name} reach {weights.max()}; they must lie in 0 … {UNIT}")
+    y, x = int(y), int(x)  # a NumPy integer would compile the kernel again
     rows = max(0, -y), min(height, canvas.shape[1] - y)
     columns = max(0, -x), min(width, canvas.shape[2] - x)
     axes = flat_input(weights_y)[0], flat_input(weights_x)[0]

@@ -24,7 +24,7 @@ def fill_polygons(rings: Sequence[NDArray[np.float64]], box: tuple[int, int, int
     >>> fill_polygons([np.array([[0, 0], [0, 2], [2, 2], [2, 0.0]])], (0, 0, 3, 3)).astype(int).tolist()
     [[1, 1, 0], [1, 1, 0], [0, 0, 0]]
     """
-    y0, x0, y1, x1 = box
+    y0, x0, y1, x1 = map(int, box)  # a NumPy integer would compile the kernel again
     for ring in rings:
         expect("ring", ring, (np.float64,), ("n", 2))
         if not (np.abs(ring) < _FAR).all():

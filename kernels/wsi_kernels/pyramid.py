@@ -129,7 +129,7 @@ def _mean_pairs(upper, lower, count, out):  # type: ignore[no-untyped-def]
         total = np.uint32(total + np.uint32(lower[2 * j + 1]))
         n = count[j]
         by_1, by_2, by_4 = total, (total + np.uint32(1)) >> np.uint32(1), (total + np.uint32(2)) >> np.uint32(2)
-        by_3 = np.uint32(np.uint32(2 * total + 3) * np.uint32(43691)) >> np.uint32(18)  # (2 total + 3) // 6 up to 98k
+        by_3 = np.uint32(np.uint32(total + 1) * np.uint32(43691)) >> np.uint32(17)  # (total + 1) // 3, exact up to 98k
         few = by_1 if n == 1 else by_2
         many = by_3 if n == 3 else by_4
         out[j] = few if n < 3 else many

@@ -1,0 +1,107 @@
+"""One obvious oracle per kernel, in plain Python and NumPy; slow, float64, no shared code with the kernels."""
+
+from fractions import Fraction
+
+import numpy as np
+
+
+def quantise(probabilities):
+    return np.clip(np.rint(probabilities.astype(np.float64) * 65535), 0, 65535).astype(np.uint16)
+
+
+def accumulate(canvas, tile, weights_y, weights_x, y, x):
+    n_classes, height, width = tile.shape
+    for c in range(n_classes):
+        for i in range(height):
+            for j in range(width):
+                if 0 <= y + i < canvas.shape[1] and 0 <= x + j < canvas.shape[2]:
+                    canvas[c, y + i, x + j] += int(tile[c, i, j]) * int(weights_y[i]) * int(weights_x[j])
+
+
+def probabilities_uint8(canvas):
+    exact = [Fraction(int(value), 65535 * 65536) * 255 + Fraction(1, 2) for value in canvas.ravel()]
+    return np.array([value.__floor__() for value in exact], np.uint8).reshape(canvas.shape)
+
+
+def count_labels(labels, n):
+    return np.array([(labels == label).sum() for label in range(n)], np.int64)
+
+
+def squares(array):
+    """(rows, columns) slices of each 2 x 2 and the index of its output pixel."""
+    for i in range(0, array.shape[-2], 2):
+        for j in range(0, array.shape[-1], 2):
+            yield (i // 2, j // 2), (slice(i, i + 2), slice(j, j + 2))
+
+
+def halved(array):
+    return (*array.shape[:-2], -(-array.shape[-2] // 2), -(-array.shape[-1] // 2))
+
+
+def halve_majority(labels, ignore):
+    out = np.empty(halved(labels), labels.dtype)
+    for pixel, square in squares(labels):
+        values = [int(value) for value in labels[square].ravel() if value != ignore]
+        out[pixel] = min(values, key=lambda value: (-values.count(value), value)) if values else ignore
+    return out
+
+
+def halve_mean(probabilities, labels, ignore):
+    out = np.zeros(halved(probabilities), np.uint8)
+    for c, plane in enumerate(probabilities):
+        for pixel, square in squares(labels):
+            values = [int(value) for value in plane[square][labels[square] != ignore]]
+            if values:
+                out[c][pixel] = (Fraction(sum(values), len(values)) + Fraction(1, 2)).__floor__()
+    return out
+
+
+def area_mean(source, origin, factor, box):
+    """Exact area means as float64 (oh, ow, 3), before rounding; exact factors as Fractions."""
+    rows = [_footprint(y, factor[0], origin[0], source.shape[0]) for y in range(box[0], box[2])]
+    columns = [_footprint(x, factor[1], origin[1], source.shape[1]) for x in range(box[1], box[3])]
+    return np.einsum("yr,xc,rck->yxk", np.array(rows), np.array(columns), source.astype(np.float64))
+
+
+def _footprint(index, factor, origin, size):
+    low, high = index * factor, (index + 1) * factor
+    pixels = range(origin, origin + size)
+    return [float(max(0, min(high, pixel + 1) - max(low, pixel)) / factor) for pixel in pixels]
+
+
+def otsu_threshold(histogram):
+    """Compare every cut by its between-class variance, exactly."""
+    counts = [int(count) for count in histogram]
+    best, threshold = Fraction(-1), 0
+    for cut in range(256):
+        low, high = sum(counts[: cut + 1]), sum(counts[cut + 1 :])
+        if low and high:
+            mean_low = Fraction(sum(value * counts[value] for value in range(cut + 1)), low)
+            mean_high = Fraction(sum(value * counts[value] for value in range(cut + 1, 256)), high)
+            between = low * high * (mean_low - mean_high) ** 2
+            if between > best:
+                best, threshold = between, cut
+    return threshold if best >= 0 else max((value for value in range(256) if counts[value]), default=0)
+
+
+def pack_nhwc(batch, scale, shift, reverse):
+    pixels = batch[..., ::-1] if reverse else batch
+    return pixels.astype(np.float32) * scale + shift
+
+
+def fill_polygons(rings, box):
+    y0, x0, y1, x1 = box
+    inside = np.zeros((y1 - y0, x1 - x0), bool)
+    for i, j in np.ndindex(inside.shape):
+        inside[i, j] = sum(_crossings(ring, y0 + i + 0.5, x0 + j + 0.5) for ring in rings) % 2 == 1
+    return inside
+
+
+def _crossings(ring, y, x):
+    """Edges that a ray from (y, x) towards smaller x meets; exact."""
+    n = 0
+    for a, b in zip(ring, np.roll(ring, -1, axis=0), strict=True):
+        (ya, xa), (yb, xb) = sorted([(Fraction(a[0]), Fraction(a[1])), (Fraction(b[0]), Fraction(b[1]))])
+        if ya <= Fraction(y) < yb:
+            n += xa + (Fraction(y) - ya) * (xb - xa) / (yb - ya) <= Fraction(x)
+    return n

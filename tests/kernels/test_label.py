@@ -1,0 +1,120 @@
+"""Labels, thresholds, 8-bit probabilities and counts equal their oracles, ties and rounding included."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from wsi_kernels import count_labels, label_argmax, label_threshold, probabilities_uint8
+from wsi_kernels.blend import FULL, ONE
+
+from tests.kernels import naive
+
+SEEDS = st.integers(0, 2**32 - 1)
+DTYPES = st.sampled_from([np.uint8, np.uint16])
+
+
+class TestArgmax:
+    @settings(deadline=None, max_examples=60)
+    @given(SEEDS, st.integers(1, 6), st.integers(1, 4), st.integers(1, 60), DTYPES)
+    def test_equals_numpy_ties_to_the_lowest(self, seed, n_classes, height, width, dtype):
+        few = np.random.default_rng(seed).integers(0, 4, (n_classes, height, width)).astype(np.uint32)
+        canvas = few * np.uint32(ONE * FULL // 3)  # up to the largest value, above 2**31
+        out = np.empty((height, width), dtype)
+        label_argmax(canvas, out)
+        assert (out == canvas.argmax(axis=0)).all()
+
+    @pytest.mark.parametrize("width", [1023, 1024, 1025, 2100])
+    def test_strips_join(self, width):
+        canvas = np.random.default_rng(width).integers(0, 2**32, (3, 2, width), dtype=np.uint32)
+        out = np.empty((2, width), np.uint8)
+        label_argmax(canvas, out)
+        assert (out == canvas.argmax(axis=0)).all()
+
+    def test_views_of_a_rolling_canvas(self):
+        canvas = np.random.default_rng(0).integers(0, 2**32, (3, 9, 30), dtype=np.uint32)
+        parent = np.full((12, 40), 9, np.uint8)
+        label_argmax(canvas[:, :5, :20], parent[2:7, 3:23])
+        assert (parent[2:7, 3:23] == canvas[:, :5, :20].argmax(axis=0)).all()
+        parent[2:7, 3:23] = 9
+        assert (parent == 9).all()
+
+    def test_more_classes_than_uint8_holds(self):
+        canvas = np.zeros((300, 1, 1), np.uint32)
+        canvas[299] = 1
+        out = np.empty((1, 1), np.uint16)
+        label_argmax(canvas, out)
+        assert out.item() == 299
+        with pytest.raises(ValueError, match="canvas has 300 classes; uint8 labels hold 1 … 255"):
+            label_argmax(canvas, out.astype(np.uint8))
+
+    def test_refuses_another_shape(self):
+        with pytest.raises(ValueError, match=r"out is uint8 \(2, 2\); expected uint8\|uint16 \(2, 3\)"):
+            label_argmax(np.zeros((2, 2, 3), np.uint32), np.zeros((2, 2), np.uint8))
+
+
+class TestThreshold:
+    @settings(deadline=None, max_examples=200)
+    @given(st.floats(0, 1, width=32), st.floats(0, 1), DTYPES)
+    def test_constant_probability_against_threshold(self, p, threshold, dtype):
+        canvas = np.full((1, 2, 40), int(naive.quantise(np.float32(p))) * FULL, np.uint32)
+        out = np.full((2, 40), 7, dtype)
+        label_threshold(canvas, threshold, out)
+        assert (out == out[0, 0]).all()
+        if p >= threshold:
+            assert out[0, 0] == 1
+        if p < threshold - 1 / ONE:
+            assert out[0, 0] == 0
+
+    def test_limit_is_the_quantised_threshold(self):
+        limit = 32768 * FULL
+        canvas = np.array([[[limit - 1, limit, limit + 1, 0, ONE * FULL]]], np.uint32)
+        out = np.empty((1, 5), np.uint8)
+        label_threshold(canvas, 0.5, out)
+        assert out.tolist() == [[0, 1, 1, 0, 1]]
+
+    def test_views(self):
+        canvas = np.random.default_rng(0).integers(0, ONE * FULL, (1, 9, 30), dtype=np.uint32)
+        parent = np.full((12, 40), 9, np.uint8)
+        label_threshold(canvas[:, 1:5, :20], 0.25, parent[2:6, 3:23])
+        assert (parent[2:6, 3:23] == (canvas[0, 1:5, :20] >= round(0.25 * ONE) * FULL)).all()
+        assert (parent[:2] == 9).all()
+
+    @pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
+    def test_refuses_what_is_no_probability(self, threshold):
+        with pytest.raises(ValueError, match="threshold"):
+            label_threshold(np.zeros((1, 1, 1), np.uint32), threshold, np.zeros((1, 1), np.uint8))
+
+
+class TestProbabilities:
+    def test_every_step_and_both_sides_of_every_half(self):
+        middle = (np.arange(255, dtype=np.int64) * 2 + 1) * 257 * 32768  # k + 1/2 exactly
+        values = np.concatenate([middle - 1, middle, middle + 1, np.arange(65536) * FULL - 1, np.arange(65536) * FULL])
+        canvas = np.clip(values, 0, ONE * FULL).astype(np.uint32)[None, None]
+        out = np.empty(canvas.shape, np.uint8)
+        probabilities_uint8(canvas, out)
+        assert (out == naive.probabilities_uint8(canvas)).all()
+
+    @settings(deadline=None, max_examples=30)
+    @given(SEEDS)
+    def test_views(self, seed):
+        canvas = np.random.default_rng(seed).integers(0, ONE * FULL + 1, (2, 5, 30), dtype=np.uint32)
+        parent = np.zeros((2, 5, 40), np.uint8)
+        probabilities_uint8(canvas[:, 1:4, 2:22], parent[:, 2:, 7:27])
+        assert (parent[:, 2:, 7:27] == naive.probabilities_uint8(canvas[:, 1:4, 2:22])).all()
+        assert not parent[:, :2].any()
+
+
+class TestCount:
+    @settings(deadline=None, max_examples=60)
+    @given(SEEDS, st.integers(1, 6), st.integers(0, 5), st.integers(0, 19), DTYPES)
+    def test_equals_the_oracle(self, seed, n, height, width, dtype):
+        parent = np.random.default_rng(seed).integers(0, 8, (height + 2, width + 3)).astype(dtype)
+        parent[parent == 7] = np.iinfo(dtype).max
+        labels = parent[1 : height + 1, 2 : width + 2]
+        counts = count_labels(labels, n)
+        assert counts.dtype == np.int64
+        assert (counts == naive.count_labels(labels, n)).all()
+
+    def test_refuses_no_labels(self):
+        with pytest.raises(ValueError, match="n 0"):
+            count_labels(np.zeros((1, 1), np.uint8), 0)
