@@ -38,17 +38,17 @@ def otsu_threshold(histogram: NDArray[np.int64]) -> int:
     expect("histogram", histogram, (np.int64,), (256,))
     if (histogram < 0).any():
         raise ValueError(f"histogram holds {histogram.min()}; counts are 0 or more")
-    occupied = np.flatnonzero(histogram)
-    if occupied.size < 2:
-        return int(occupied[0]) if occupied.size else 0
-    counts = histogram.astype(np.float64)
-    low = counts.cumsum()
-    high = low[-1] - low
-    sums = (counts * np.arange(256)).cumsum()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        distance = sums / low - (sums[-1] - sums) / high
-    between = np.where((low > 0) & (high > 0), low * high * distance**2, -1.0)
-    return int(between.argmax())
+    if (n := int(histogram.sum())) == 0:
+        return 0
+    total = int(histogram @ np.arange(256))
+    low = low_sum = 0
+    best, best_scale, threshold = 0, 1, int(np.flatnonzero(histogram)[0])
+    for value, count in enumerate(histogram.tolist()):  # in integers, so that equals are equal
+        low, low_sum = low + count, low_sum + count * value
+        between, scale = (low_sum * n - total * low) ** 2, low * (n - low)
+        if scale and between * best_scale > best * scale:
+            best, best_scale, threshold = between, scale, value
+    return threshold
 
 
 def tissue_mask(thumbnail: NDArray[np.uint8]) -> NDArray[np.bool_]:

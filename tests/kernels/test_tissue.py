@@ -26,6 +26,11 @@ class TestOtsu:
             histogram[value] = count
         assert otsu_threshold(histogram) == naive.otsu_threshold(histogram)
 
+    def test_the_lowest_of_equals(self):
+        histogram = np.zeros(256, np.int64)
+        histogram[[20, 50, 80]] = 7
+        assert otsu_threshold(histogram) == 20
+
     def test_refuses_negative_counts(self):
         with pytest.raises(ValueError, match="histogram holds -1"):
             otsu_threshold(np.full(256, -1, np.int64))
