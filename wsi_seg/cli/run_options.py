@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from wsi_seg.card import named_classes
 from wsi_seg.engine.options import DEFAULT_MODEL, RunOptions
 from wsi_seg.errors import UsageError
 
@@ -122,7 +123,7 @@ def run_options(
     """The value that the options make."""
     given: dict[str, Any] = {
         "mpp": model_mpp,
-        "classes": None if classes is None else [part.strip() for part in classes.split(",")],
+        "classes": None if classes is None else named_classes(classes.split(",")),
         "mean": None if mean is None else _triple(mean, "--mean"),
         "std": None if std is None else _triple(std, "--std"),
         "activation": activation,

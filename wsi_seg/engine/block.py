@@ -87,7 +87,7 @@ class _BlockWork:
             return
         columns = [column for _, tiles in rows for column in tiles]
         span = self.grid.tile_box(0, min(columns)).hull(self.grid.tile_box(0, max(columns)))
-        feed = RowFeed(self.session.slide, self.plan.scale, (span.x0, span.x1))
+        feed = RowFeed(self.session.slide, self.plan.scale, (span.x0, span.x1), self.plan.card.background)
         for row, tiles in rows:
             if self.session.stop.is_set():
                 raise RunStopped("the run was stopped", remedy="run the same command again to resume")
@@ -136,7 +136,7 @@ class _BlockWork:
     def _predict_alone(self, key: Key, box: Box) -> None:
         try:
             with self.clock.stage("read"):
-                pixels = read_canvas(self.session.slide, self.plan.scale, box)
+                pixels = read_canvas(self.session.slide, self.plan.scale, box, self.plan.card.background)
         except RegionReadError as error:
             self.session.log_failure(key, error)
             self._settle_tile(key, TileStatus.UNREADABLE, None)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from wsi_seg.plan import Scale
     from wsi_seg.slide import Slide
 
+Rgb = tuple[int, int, int]
+
 
 class RowFeed:
     """Rows of the canvas between two columns, for ascending requests.
@@ -25,8 +27,8 @@ class RowFeed:
     own tiles, so that overlapping tile rows cost one decode. Not for several threads.
     """
 
-    def __init__(self, slide: Slide, scale: Scale, columns: tuple[int, int]) -> None:
-        self._slide, self._scale = slide, scale
+    def __init__(self, slide: Slide, scale: Scale, columns: tuple[int, int], fill: Rgb) -> None:
+        self._slide, self._scale, self._fill_colour = slide, scale, fill
         self._columns = columns
         self._row_step = _row_step(slide, scale.level)
         self._bottom = slide.levels[scale.level].size[0]
@@ -41,7 +43,7 @@ class RowFeed:
     def rows(self, y0: int, y1: int) -> NDArray[np.uint8]:
         """Canvas rows [y0, y1) as uint8 RGB (y1 - y0, width, 3), a view that the next call invalidates.
 
-        Rows and columns may leave the canvas; the slide's background fills. Raises RegionReadError.
+        Rows and columns may leave the slide; `fill` stands there. Raises RegionReadError.
         """
         x0, x1 = self._columns
         wanted = Box(y0, x0, y1, x1)
@@ -49,7 +51,7 @@ class RowFeed:
         self._fill(area)
         assert self._rows is not None
         pixels = self._rows[area.y0 - self._area.y0 : area.y1 - self._area.y0]
-        return canvas_pixels(self._scale, pixels, area, wanted)
+        return _canvas_pixels(self._scale, pixels, area, wanted)
 
     def _fill(self, area: Box) -> None:
         """Make the buffer hold the level rows of `area`, dropping those above it."""
@@ -61,20 +63,32 @@ class RowFeed:
         if area.y1 > top:
             # Past the slide's last row there is nothing to align to.
             end = max(area.y1, min(align_up(area.y1, self._row_step), self._bottom))
-            fresh = self._slide.read_region(Box(top, area.x0, end, area.x1), self._scale.level)
+            fresh = _read_level(self._slide, self._scale.level, Box(top, area.x0, end, area.x1), self._fill_colour)
             self._rows = fresh if kept is None or not len(kept) else np.concatenate((kept, fresh))
             self._area = Box(area.y0, area.x0, end, area.x1)
         elif kept is not None:
             self._rows, self._area = kept, Box(area.y0, area.x0, held.y1, area.x1)
 
 
-def read_canvas(slide: Slide, scale: Scale, box: Box) -> NDArray[np.uint8]:
-    """One canvas box as uint8 RGB (h, w, 3), read on its own. Raises RegionReadError."""
+def read_canvas(slide: Slide, scale: Scale, box: Box, fill: Rgb) -> NDArray[np.uint8]:
+    """One canvas box as uint8 RGB (h, w, 3), read on its own; `fill` beyond the slide. Raises RegionReadError."""
     area = scale.level_box(box)
-    return canvas_pixels(scale, slide.read_region(area, scale.level), area, box)
+    return _canvas_pixels(scale, _read_level(slide, scale.level, area, fill), area, box)
 
 
-def canvas_pixels(scale: Scale, pixels: NDArray[np.uint8], area: Box, wanted: Box) -> NDArray[np.uint8]:
+def _read_level(slide: Slide, level: int, area: Box, fill: Rgb) -> NDArray[np.uint8]:
+    """Level pixels of `area`; beyond the slide the padding that the model was trained with, not the reader's."""
+    inside = area.intersect(Box(0, 0, *slide.levels[level].size))
+    if inside == area:
+        return slide.read_region(area, level)
+    pixels = np.empty((*area.size, 3), np.uint8)
+    pixels[:] = fill
+    if not inside.is_empty:
+        pixels[inside.slices((area.y0, area.x0))] = slide.read_region(inside, level)
+    return pixels
+
+
+def _canvas_pixels(scale: Scale, pixels: NDArray[np.uint8], area: Box, wanted: Box) -> NDArray[np.uint8]:
     """Level pixels of `area` as the canvas pixels of `wanted`; the same array where canvas and level coincide."""
     if scale.is_native:
         return pixels

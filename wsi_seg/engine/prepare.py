@@ -101,7 +101,7 @@ def _load(options: RunOptions, workers: int) -> tuple[ModelSpec, Predictor]:
 
 def _measured(slide: Slide, model: ModelSpec, predictor: Predictor, options: RunOptions, workers: int) -> Prepared:
     """Look at the slide and at what the model does on it, and make the plan."""
-    from wsi_seg.infer import batch_independent, choose_precision, load_predictor, measure_halo, model_sha256
+    from wsi_seg.infer import choose_precision, load_predictor, measure_halo, model_sha256
     from wsi_seg.plan import PlanRequest, ProgramFacts, SlideFacts, choose_scale, choose_tiling, make_plan, read_roi
 
     assert slide.mpp is not None
@@ -118,7 +118,6 @@ def _measured(slide: Slide, model: ModelSpec, predictor: Predictor, options: Run
     halo = predictor.card.halo if predictor.card.halo is not None else measure_halo(predictor, probes)
     tile = choose_tiling(predictor.card, halo, tile=options.tile, overlap=options.overlap, window=options.window).tile
     batch = options.batch or predictor.fixed_input[0] or DEFAULT_CPU_BATCH
-    independent = batch == 1 or batch_independent(predictor, probes, batch)
     program = ProgramFacts(
         sha256=model_sha256(model),
         runtime=predictor.facts.runtime,
@@ -126,12 +125,19 @@ def _measured(slide: Slide, model: ModelSpec, predictor: Predictor, options: Run
         precision=predictor.facts.precision,
         n_channels=predictor.n_channels,
         halo=halo,
-        batch_independent=independent,
+        batch_independent=batch_is_independent(predictor, probes, batch),
     )
     wishes = _plan_options(options, batch, workers, warm_up(predictor, (batch, tile, tile), workers))
     roi = None if options.roi is None else read_roi(options.roi, slide.bounds)
     plan = make_plan(PlanRequest(facts, predictor.card, program, wishes, thumbnail, roi))
     return Prepared(slide, predictor, model, plan, thumbnail)
+
+
+def batch_is_independent(predictor: Predictor, probes: NDArray[np.uint8], batch: int) -> bool:
+    """Whether a tile's prediction is the same, bit for bit, whatever else is in its batch of `batch` tiles."""
+    from wsi_seg.infer import batch_independent
+
+    return batch == 1 or batch_independent(predictor, probes, batch)
 
 
 def _plan_options(options: RunOptions, batch: int, workers: int, resident_bytes: int) -> PlanOptions:
@@ -161,7 +167,7 @@ def probe_tiles(slide: Slide, scale: Scale, thumbnail: NDArray[np.uint8], tile: 
         height, width = scale.canvas_size
         box = Box.at(round(y * height) - tile // 2, round(x * width) - tile // 2, tile, tile)
         try:
-            found.append(read_canvas(slide, scale, box))
+            found.append(read_canvas(slide, scale, box, slide.background))
         except RegionReadError:
             continue
     if not found:

@@ -1,0 +1,38 @@
+"""What all tests share: the `--slow` switch, the real files beside the checkout, a small synthetic slide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run tests that take minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="takes minutes: run with --slow"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real slides and models; tests that need it are skipped without it."""
+    if not SHARED.is_dir():
+        pytest.skip("../shared/data is not here: real slides and third-party models cannot be tried")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def small_slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic JPEG pyramid of 1500 x 1100 px (width x height), 0.5 um/px."""
+    from wsi_seg.sample import write_synthetic
+
+    path = tmp_path_factory.mktemp("slide") / "small.tif"
+    write_synthetic(path, (1100, 1500), mpp=0.5, seed=3, tissue_fraction=0.7)
+    return path

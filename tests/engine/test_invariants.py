@@ -1,0 +1,188 @@
+"""The promises of DESIGN.md §6, end to end."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.engine.runs import Runs, assert_same_labels, labels_of, pixels_of, shard_bytes, whole_forward
+from wsi_seg.card import named_classes
+from wsi_seg.output.label_store import open_result
+from wsi_seg.output.verify import verify_result
+from wsi_seg.slide import ArraySlide
+
+TISSUE = named_classes(["background", "tissue"])
+
+
+class TestConstant:
+    """1. A constant predictor gives exactly that constant everywhere."""
+
+    @pytest.mark.parametrize("window", ["linear", "cosine", "gaussian", "crop"])
+    @pytest.mark.parametrize(
+        ("tile", "overlap", "block"), [(128, 0, 256), (128, 64, 256), (96, 20, 512), (256, 34, 256)]
+    )
+    def test_everywhere(self, run: Runs, window: str, tile: int, overlap: int, block: int) -> None:
+        slide = ArraySlide(np.random.default_rng(1).integers(0, 256, (301, 523, 3), dtype=np.uint8), mpp=0.5)
+        result = run(
+            slide, model="constant:2/4", window=window, tile=tile, overlap=overlap, block=block, probabilities=True
+        )
+        for labels in labels_of(result):
+            assert (labels == 2).all()
+        for level in range(result.n_levels):
+            probabilities = np.asarray(result.probabilities(level)[:])
+            assert (probabilities[2] == 255).all()
+            assert (np.delete(probabilities, 2, axis=0) == 0).all()
+
+    @pytest.mark.parametrize("size", [(1, 1), (1, 700), (255, 255), (257, 256)])
+    def test_odd_sizes(self, run: Runs, size: tuple[int, int]) -> None:
+        result = run(ArraySlide(np.full((*size, 3), 90, np.uint8), mpp=0.5), model="constant:1/2", overlap=32)
+        assert labels_of(result)[0].shape == size
+        assert (labels_of(result)[0] == 1).all()
+
+
+class TestSameBytes:
+    """2. Byte-identical output for any worker count, block size, task order and scheduler."""
+
+    @pytest.mark.parametrize("window", ["cosine", "crop"])
+    def test_workers_and_batches(self, run: Runs, small_slide: Path, unet: str, window: str) -> None:
+        reference = shard_bytes(run(small_slide, model=unet, overlap=48, window=window, workers=1))
+        for options in ({"workers": 2}, {"workers": 4}, {"workers": 3}):
+            assert shard_bytes(run(small_slide, model=unet, overlap=48, window=window, **options)) == reference
+
+    @pytest.mark.parametrize("window", ["linear", "crop"])
+    def test_blocks(self, run: Runs, small_slide: Path, unet: str, window: str) -> None:
+        reference = run(small_slide, model=unet, overlap=48, window=window, block=256)
+        for block in (512, 1024, 2048):
+            assert_same_labels(run(small_slide, model=unet, overlap=48, window=window, block=block), reference)
+
+    def test_blocks_of_a_resampled_slide(self, run: Runs, small_slide: Path, null_model: str) -> None:
+        options: dict[str, Any] = {"model": null_model, "slide_mpp": 0.31, "overlap": 32, "window": "linear"}
+        reference = run(small_slide, **options)
+        assert reference.spec.layout.size == (682, 930)
+        assert_same_labels(run(small_slide, **options, block=1024), reference)
+
+    def test_without_the_edge_cache(
+        self, run: Runs, small_slide: Path, unet: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        reference = shard_bytes(run(small_slide, model=unet, overlap=48, window="cosine"))
+        monkeypatch.setattr("wsi_seg.engine.prepare.batch_is_independent", lambda *_: False)
+        assert shard_bytes(run(small_slide, model=unet, overlap=48, window="cosine")) == reference
+
+    def test_worker_processes(self, run: Runs, small_slide: Path, unet: str) -> None:
+        from distributed import LocalCluster
+
+        reference = shard_bytes(run(small_slide, model=unet, overlap=48, window="cosine"))
+        with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+            result = run(small_slide, model=unet, overlap=48, window="cosine", scheduler=cluster.scheduler_address)
+        assert shard_bytes(result) == reference
+
+
+class TestExactness:
+    """4. With a halo at least the receptive field the tiled labels equal the whole-image forward, pixel for pixel."""
+
+    @pytest.mark.parametrize("tile", [128, 192])
+    def test_unet(self, run: Runs, small_slide: Path, unet: str, tile: int) -> None:
+        result = run(small_slide, model=unet, tile=tile)
+        labels = labels_of(result)[0]
+        assert len(np.unique(labels)) >= 2
+        np.testing.assert_array_equal(labels, whole_forward(small_slide, model=unet, tile=tile))
+
+    def test_two_tile_sizes_give_the_same_bytes(self, run: Runs, small_slide: Path, unet: str) -> None:
+        assert shard_bytes(run(small_slide, model=unet, tile=128)) == shard_bytes(
+            run(small_slide, model=unet, tile=256)
+        )
+
+    def test_too_small_a_halo_is_seen(self, run: Runs, small_slide: Path, unet: str) -> None:
+        labels = labels_of(run(small_slide, model=unet, overlap=8, window="crop"))[0]
+        assert (labels != whole_forward(small_slide, model=unet)).any(), "else the tests above prove nothing"
+
+    @pytest.mark.parametrize("tile", [128, 256])
+    def test_third_party_model(self, run: Runs, shared: Path, tile: int) -> None:
+        options: dict[str, Any] = {
+            "model": str(shared / "models/slaid-tissue-mlp/tissue_1x1conv_derived.onnx"),
+            "card": {
+                "mpp": 0.5,
+                "classes": named_classes(["background", "tissue"]),
+                "mean": (0.0,) * 3,
+                "std": (1 / 255,) * 3,
+            },
+            "tile": tile,
+            "block": 1024,
+        }
+        slide = shared / "slides/cmu-1-small-region/cmu-1-small-region.svs"
+        labels = labels_of(run(slide, **options))[0]
+        assert set(np.unique(labels)) == {0, 1}
+        np.testing.assert_array_equal(labels, whole_forward(slide, **options))
+
+    def test_identity_is_the_brightest_channel(self, run: Runs, small_slide: Path) -> None:
+        labels = labels_of(run(small_slide, model="identity", overlap=16, window="linear"))[0]
+        np.testing.assert_array_equal(labels, pixels_of(small_slide).argmax(2))
+
+
+class TestPyramid:
+    """7. Level n + 1 holds no class that is absent below; areas over the levels agree."""
+
+    def test_classes_and_areas(self, run: Runs, small_slide: Path) -> None:
+        levels = labels_of(run(small_slide, model="he-stain", skip_background=True, block=256))
+        assert len(levels) == 3
+        for fine, coarse in pairwise(levels):
+            assert set(np.unique(coarse)) <= set(np.unique(fine))
+            for label in np.unique(fine):
+                assert abs((fine == label).mean() - (coarse == label).mean()) < 0.05
+
+    def test_verify_finds_it_sound_and_a_flipped_bit_not(self, run: Runs, small_slide: Path) -> None:
+        result = run(small_slide, model="he-stain", probabilities=True)
+        assert verify_result(result.path).is_sound
+        shard = next(file for file in sorted((result.path / "labels/segmentation/0/c").rglob("*")) if file.is_file())
+        content = bytearray(shard.read_bytes())
+        content[len(content) // 2] ^= 4
+        shard.write_bytes(content)
+        report = verify_result(result.path)
+        assert not report.is_sound
+        assert any(shard.relative_to(result.path).as_posix() in problem.key for problem in report.problems)
+
+
+class TestNotAnalysed:
+    """8. Not-analysed is never a class, and skipping never changes an analysed label."""
+
+    @pytest.mark.parametrize("window", ["cosine", "crop"])
+    def test_skipping_changes_no_analysed_label(self, run: Runs, tmp_path: Path, unet: str, window: str) -> None:
+        from wsi_seg.sample import write_synthetic
+
+        slide = tmp_path / "sparse.tif"
+        write_synthetic(slide, (1400, 1800), mpp=0.5, seed=5, tissue_fraction=0.25)
+        options: dict[str, Any] = {"model": unet, "overlap": 48, "window": window}
+        everything = labels_of(run(slide, **options))[0]
+        skipped = labels_of(run(slide, **options, skip_background=True))[0]
+        analysed = skipped != 255
+        assert 0.05 < analysed.mean() < 0.95
+        assert (everything != 255).all()
+        np.testing.assert_array_equal(skipped[analysed], everything[analysed])
+
+    def test_counts_leave_it_out(self, run: Runs, small_slide: Path) -> None:
+        report = run.report(small_slide, model="he-stain", skip_background=True)
+        labels = labels_of(open_result(report.out))[0]
+        for index, area in enumerate(report.summary.classes):
+            assert area.n_pixels == (labels == index).sum()
+        assert report.summary.not_analysed_mm2 == pytest.approx((labels == 255).sum() * 0.25e-6)
+
+    def test_white_slide(self, run: Runs) -> None:
+        report = run.report(ArraySlide(np.full((700, 600, 3), 255, np.uint8), mpp=0.5), skip_background=True)
+        assert (labels_of(open_result(report.out))[0] == 255).all()
+        assert report.summary.analysed_mm2 == 0
+        assert report.n_failed_tiles == 0
+
+    def test_roi_is_exact_to_the_pixel(self, run: Runs, tmp_path: Path, small_slide: Path) -> None:
+        roi = tmp_path / "roi.geojson"
+        ring = [[100, 50], [800, 50], [800, 400], [100, 400], [100, 50]]
+        hole = [[300, 200], [400, 200], [400, 300], [300, 300], [300, 200]]
+        roi.write_text('{"type": "Polygon", "coordinates": ' + str([ring, hole]) + "}")
+        labels = labels_of(run(small_slide, model="constant:0/2", roi=roi))[0]
+        expected = np.full(labels.shape, 255)
+        expected[50:400, 100:800] = 0
+        expected[200:300, 300:400] = 255
+        np.testing.assert_array_equal(labels, expected)
