@@ -264,5 +264,5 @@ def _font(size: int) -> Font:
 
 def _png(page: Image.Image) -> bytes:
     content = io.BytesIO()
-    page.save(content, format="PNG", optimize=True)
+    page.save(content, format="PNG")
     return content.getvalue()
