@@ -119,6 +119,11 @@ def test_the_output_stride_is_measured(stride: int) -> None:
     assert measure_output_stride(Fake(pool_and_repeat(stride))) == stride
 
 
+def test_a_little_leakage_from_the_border_does_not_hide_the_stride() -> None:
+    pool = pool_and_repeat(4)
+    assert measure_output_stride(Fake(lambda x: 0.9 * pool(x) + 1e-3 * x.mean((1, 2), keepdims=True))) == 4
+
+
 def test_an_absolute_position_has_no_output_stride() -> None:
     def position(x: NDArray[np.float32]) -> NDArray[np.float32]:
         return x * np.linspace(0, 1, x.shape[1], dtype=np.float32)[None, :, None]
@@ -137,8 +142,12 @@ def test_plain_networks_are_batch_independent(
 
 @pytest.mark.parametrize(
     "function",
-    [lambda x: np.clip(x - 1e-6 * x.mean(), 0, 1), lambda x: x * np.linspace(0.9, 1, len(x))[:, None, None]],
-    ids=["batch statistics", "position in the batch"],
+    [
+        lambda x: np.clip(x - 1e-6 * x.mean(), 0, 1),
+        lambda x: x * np.linspace(0.9, 1, len(x))[:, None, None],
+        lambda x: x * np.resize([0.9, 1.0], len(x))[:, None, None],
+    ],
+    ids=["batch statistics", "position in the batch", "parity of the position"],
 )
 def test_dependence_on_the_batch_is_found(
     function: Callable[[NDArray[np.float32]], NDArray[np.float32]], tissue_like: Callable[..., np.ndarray]

@@ -59,8 +59,8 @@ def external_files(path: Path, model: Any = None) -> list[Path]:
 
 def _inside(path: Path, location: str) -> Path:
     target = path.parent / location
-    plain = location and not Path(location).is_absolute() and ".." not in Path(location).parts
-    if not plain or target.resolve() != path.parent.resolve() / location or not target.is_file():
+    inside = location and not Path(location).is_absolute()  # `..` and links do not survive resolve() below
+    if not inside or target.resolve() != path.parent.resolve() / location or not target.is_file():
         raise ModelLoadError(
             f"{path} keeps weights in {location!r}",
             rule="external data is a plain file in the folder of the program",

@@ -7,6 +7,7 @@ file and checks no result.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -22,6 +23,8 @@ from wsi_seg.errors import ModelLoadError, PredictorError
 from wsi_seg.infer.protocol import ModelSpec, RuntimeFacts, Signature
 
 Shape = tuple[int, ...]
+
+_LOG = logging.getLogger(__name__)
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 _MAX_COMPILED = 2  # the probe's shape and the run's; each holds its own copy of the weights
@@ -50,6 +53,8 @@ class OpenvinoProgram:
         self._name = str(path)
         self._model = _from_pixels(_read(path), card, self._name)
         self._precision = "bf16" if spec.precision == "bf16" else "fp32"
+        if self._precision == "bf16" and not has_native_bf16():
+            _LOG.warning("this CPU has no bf16 instructions: OpenVINO emulates them; --precision fp32 may be faster")
         self._config = {
             "INFERENCE_PRECISION_HINT": _HINTS[self._precision],
             "NUM_STREAMS": str(spec.streams),
