@@ -144,6 +144,11 @@ def test_regions_are_in_the_identity_even_where_they_select_the_same_tiles(tmp_p
     assert [line.partition(":")[0] for line in told] == ["roi"]
 
 
+def test_the_block_is_in_the_identity_of_a_model_whose_predictions_depend_on_their_batch() -> None:
+    first, second = (plan(program={"batch_independent": False}, options={"block": block}) for block in (1024, 2048))
+    assert differing_fields(first.identity_fields(), second.identity_fields()) == ["batched_by_block: 1024, now 2048"]
+
+
 def test_the_block_is_in_the_layout_instead() -> None:
     assert plan(options={"block": 1024}).layout_fields() == {"block": 1024}
 

@@ -74,7 +74,8 @@ class Plan:
     def identity_fields(self) -> dict[str, Any]:
         """Every setting that changes a label; two runs that agree in all of them give the same bytes.
 
-        Workers, memory and block size are not among them. The block size is stored, though: see `layout_fields`.
+        Workers and memory are not among them, nor the block size unless predictions depend on their batch. The block
+        size shows on disk, though: see `layout_fields`.
         """
         mpp = _known_mpp(self.slide)
         bounds = self.slide.bounds
@@ -96,6 +97,8 @@ class Plan:
             "scale": self.scale.to_mapping(),
             "grid": self.grid.to_mapping(),
             "batch": self.batch,
+            # Which tiles share a batch follows from the block, and only matters where a prediction depends on it.
+            "batched_by_block": None if self.program.batch_independent else self.layout.block,
             "selection": self.selection.sha256,
             "roi": None if self.roi is None else self.roi.sha256,
             "probabilities": self.probabilities,
