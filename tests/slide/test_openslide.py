@@ -19,8 +19,8 @@ from wsi_seg.errors import RegionReadError
 from wsi_seg.geometry import Box
 from wsi_seg.slide.openslide_reader import VendorSlide
 
-FRACTIONAL = [(1501, 2003), (750, 1001), (375, 500)]
-"""OpenSlide takes the mean of both ratios as the downsample: 2.0012 and 4.0043 here."""
+FRACTIONAL = [(1501, 2009), (750, 1001), (375, 500)]
+"""OpenSlide takes the mean of both ratios as the downsample: 2.0042 and 4.0103 here."""
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,9 @@ class TestHandles:
             f"slides = [open_slide({str(path)!r}, reader=name) for name in ('openslide', 'tiff')]\n"
             "box = Box(0, 0, 300, 400)\n"
             "before = [slide.read_region(box, 0) for slide in slides]\n"
+            "parents = slides[0]._handles.opened()\n"
             "child = os.fork()\n"
+            "assert child or slides[0]._handles.opened() is not parents\n"
             "for _ in range(5):\n"
             "    for slide, pixels in zip(slides, before):\n"
             "        assert (slide.read_region(box, 0) == pixels).all()\n"

@@ -29,6 +29,7 @@ _CELL = 512
 """Smallest side of the cells in which a level with a fractional downsample is read."""
 _SUBPIXEL = 1 / 512
 """Offsets below this, in px, vanish in the fixed-point numbers of OpenSlide's renderer."""
+_KEPT_PROPERTIES = ("openslide.", "hamamatsu.", "dicom.SeriesInstanceUID")
 _CACHE_BYTES = 64 << 20
 """Decoded tiles kept by OpenSlide for all handles of one slide in one process."""
 
@@ -41,12 +42,7 @@ class VendorSlide(StoredSlide):
     def __init__(self, path: Path, mpp: Mpp | None = None) -> None:
         """Raises SlideOpenError."""
         self._handles = _Handles(path)
-        handle = self._handles.opened()
-        properties = dict(handle.properties)
-        sizes = [(height, width) for width, height in handle.level_dimensions]
-        if not sizes:
-            raise SlideOpenError(f"{path} holds no image level", rule="a slide has at least one")
-        self._per_px: tuple[float, ...] = tuple(handle.level_downsamples)
+        properties, sizes, self._per_px = self._handles.facts()
         levels = stored_levels(sizes, [_tile(properties, level) for level in range(len(sizes))])
         description = Description(
             vendor=properties.get("openslide.vendor", "unknown"),
@@ -103,6 +99,21 @@ class _Handles:
             self._local.handle = (self._pid, self._generation), handle
         return handle
 
+    def facts(self) -> tuple[dict[str, str], list[tuple[int, int]], tuple[float, ...]]:
+        """Properties we use, (height, width) of the levels and OpenSlide's downsamples. Raises SlideOpenError."""
+        handle = self.opened()
+        try:
+            known = handle.properties
+            # A damaged header can name a property that has no value. Whatever names a patient is not kept.
+            properties = {key: known.get(key, "") for key in known if key.startswith(_KEPT_PROPERTIES)}
+            sizes = [(int(height), int(width)) for width, height in handle.level_dimensions]
+            per_px = tuple(float(value) for value in handle.level_downsamples)
+        except openslide.OpenSlideError as error:
+            raise self._unopenable(error) from error
+        if not sizes or min(min(size) for size in sizes) < 1:
+            raise SlideOpenError(f"{self.path} has levels of {sizes} px", rule="a slide has at least one, not empty")
+        return properties, sizes, per_px
+
     def read(self, l0_corner: tuple[int, int], level: int, size: tuple[int, int]) -> NDArray[np.uint8]:
         """RGBA (h, w, 4) of one region in OpenSlide's own (x, y) order. Raises ValueError after a second try."""
         for attempt in (1, 2):
@@ -134,13 +145,16 @@ class _Handles:
             handle = openslide.OpenSlide(os.fspath(self.path))
             handle.set_cache(self._cache)
         except (openslide.OpenSlideError, OSError, UnicodeError) as error:
-            raise SlideOpenError(
-                f"{self.path} cannot be opened: {error}",
-                remedy="check that the copy is complete, or convert it to a tiled TIFF or OME-TIFF",
-            ) from error
+            raise self._unopenable(error) from error
         with self._lock:
             self._open_handles.add(handle)
         return handle
+
+    def _unopenable(self, error: Exception) -> SlideOpenError:
+        return SlideOpenError(
+            f"{self.path} cannot be opened: {error}",
+            remedy="check that the copy is complete, or convert it to a tiled TIFF or OME-TIFF",
+        )
 
     def _drop(self) -> None:
         _, handle = getattr(self._local, "handle", (None, None))

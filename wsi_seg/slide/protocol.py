@@ -43,8 +43,10 @@ class Slide(Protocol):
     def bounds(self) -> Box:
         """The scanned region in level-0 px; the whole of level 0 where the file does not say."""
 
-    def read_region(self, box: Box, level: int) -> NDArray[np.uint8]:
+    def read_region(self, box: Box, level: int, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Pixels of `box`, in px of `level`, as (height, width, 3) uint8 RGB that the caller owns.
+
+        With `out`, of that shape and with contiguous pixels, they are written there and it is returned.
 
         The box may leave the slide: the background fills. Reading a box whole or in parts gives the same pixels.
         Raises RegionReadError naming the file, the level and the box.

@@ -56,11 +56,13 @@ class StoredSlide(ABC):
         if self.bounds.is_empty:
             self.bounds = whole
 
-    def read_region(self, box: Box, level: int) -> NDArray[np.uint8]:
+    def read_region(self, box: Box, level: int, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """See `Slide.read_region`."""
         if not 0 <= level < len(self.levels):
             raise self._unreadable(box, level, f"the slide has levels 0 to {len(self.levels) - 1}")
-        pixels = np.empty((*box.size, 3), np.uint8)
+        pixels = np.empty((*box.size, 3), np.uint8) if out is None else out
+        if pixels.shape != (*box.size, 3) or pixels.dtype != np.uint8:
+            raise ValueError(f"out is {pixels.shape} {pixels.dtype}, the box needs {(*box.size, 3)} uint8")
         inside = box.intersect(Box(0, 0, *self.levels[level].size))
         if not inside.contains(box):
             pixels[...] = self.background
