@@ -52,9 +52,12 @@ def test_a_large_file_is_sampled_in_a_moment(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(10 << 30)
     first = sampled_sha256([path])
-    start = time.perf_counter()
-    assert sampled_sha256([path]) == first
-    assert time.perf_counter() - start < 0.5
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        assert sampled_sha256([path]) == first
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.1
     with path.open("r+b") as file:
         file.truncate((10 << 30) + 1)
     assert sampled_sha256([path]) != first

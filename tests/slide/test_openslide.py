@@ -127,7 +127,7 @@ class TestHandles:
             "    for slide, pixels in zip(slides, before):\n"
             "        assert (slide.read_region(box, 0) == pixels).all()\n"
             "if child:\n"
-            "    sys.exit(os.waitpid(child, 0)[1])\n"
+            "    sys.exit(os.waitpid(child, 0)[1] != 0)\n"
         )
         assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 0
 

@@ -159,8 +159,8 @@ def _check_page(path: Path, page: Any, n_bytes: int) -> None:
     offsets, counts = page.dataoffsets, page.databytecounts
     if len(offsets) > MAX_TILES:
         raise SlideOpenError(f"{path} has {len(offsets)} tiles on a level", rule=f"at most {MAX_TILES}")
-    if not len(offsets) or len(offsets) != len(counts):
-        raise SlideOpenError(f"{path} lists {len(offsets)} tiles and {len(counts)} sizes", rule="one size per tile")
+    if len(offsets) != len(counts):
+        return  # refused where the page is used, see `_table`
     ends = np.asarray(offsets, np.int64) + np.asarray(counts, np.int64)
     needed = int(ends[np.asarray(counts) > 0].max(initial=0))
     if needed > n_bytes:
@@ -252,8 +252,11 @@ def _table(path: Path, page: Any) -> TileTable:
     planes = 1 if page.planarconfig == _CONTIGUOUS else page.samplesperpixel
     shape = (planes, ceil_div(size[0], tile[0]), ceil_div(size[1], tile[1]))
     offsets, counts = (np.asarray(values, np.int64) for values in (page.dataoffsets, page.databytecounts))
-    if offsets.size != shape[0] * shape[1] * shape[2]:
-        raise SlideOpenError(f"{path} lists {offsets.size} tiles", rule=f"its size asks for {shape}")
+    if not offsets.size == counts.size == shape[0] * shape[1] * shape[2]:
+        raise SlideOpenError(
+            f"{path} lists {offsets.size} tiles with {counts.size} sizes on a level of {size[0]} x {size[1]} px",
+            rule=f"{shape[0]} x {shape[1]} x {shape[2]} (planes, rows, columns) of each",
+        )
     codec = TileCodec(
         compression=int(page.compression),
         samples=page.samplesperpixel if planes == 1 else 1,
