@@ -30,7 +30,13 @@ def blend_cases(rng: np.random.Generator) -> Iterator[Case]:
             for y, x in places:
                 k.accumulate(canvas, tile, window, window, y, x)
 
+        def fused(window: np.ndarray = window) -> None:
+            canvas[:, 0, 0] = 0
+            for y, x in places:
+                k.accumulate_probabilities(canvas, probabilities, window, window, y, x)
+
         yield f"accumulate, {kind} {overlap}", TILE**2 * len(places), tiles
+        yield f"accumulate_probabilities, {kind} {overlap}", TILE**2 * len(places), fused
 
 
 def label_cases(rng: np.random.Generator) -> Iterator[Case]:

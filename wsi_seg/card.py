@@ -129,7 +129,9 @@ class ModelCard:
         if unknown := sorted(set(content) - known):
             raise CardError(f"card in {source} has unknown keys {unknown}", rule=f"known keys: {sorted(known)}")
         if missing := [key for key in ("name", "mpp", "classes") if key not in content]:
-            raise CardError(f"card in {source} lacks {missing}", remedy="give --mpp, --classes or complete the card")
+            raise CardError(
+                f"card in {source} lacks {missing}", remedy="give --model-mpp, --classes or complete the card"
+            )
         values = dict(content)
         values["classes"] = _classes(values["classes"], source)
         for key in ("mean", "std", "background"):

@@ -5,7 +5,7 @@ checks its arguments and then calls a compiled one that trusts them. Importing t
 where it is used. Decisions and proofs: kernels/DESIGN.md.
 """
 
-from wsi_kernels.blend import accumulate, quantise
+from wsi_kernels.blend import accumulate, accumulate_probabilities, quantise
 from wsi_kernels.label import count_labels, label_argmax, label_threshold, probabilities_uint8
 from wsi_kernels.pack import pack_nchw, pack_nhwc
 from wsi_kernels.polygon import fill_polygons
@@ -16,6 +16,7 @@ from wsi_kernels.window import axis_window
 
 __all__ = [
     "accumulate",
+    "accumulate_probabilities",
     "area_resample",
     "area_source_box",
     "axis_window",

@@ -5,6 +5,8 @@ Owns the arithmetic whose bound is proven in kernels/DESIGN.md; knows no grid an
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,13 +18,13 @@ ONE = 65535
 """Quantised probability 1."""
 FULL = UNIT * UNIT
 """Sum of the weights over any pixel; a canvas holds probability x ONE x FULL, at most 4294901760 < 2**32."""
-_LOW, _HIGH = np.float32(-1e-3), np.float32(1 + 1e-3)
+_LOW, _HIGH = np.float32(-1e-2), np.float32(1 + 1e-2)  # how far bf16, with 8 bits, rounds a probability
 
 
 def quantise(probabilities: NDArray[np.float32], out: NDArray[np.uint16]) -> bool:
     """Write rint(p * 65535), clipped to 0 … 65535, half to even, exactly; both (C, H, W).
 
-    Returns False when any value is NaN, infinite or outside [-0.001, 1.001]; `out` is then unspecified.
+    Returns False when any value is NaN, infinite or outside [-0.01, 1.01]; `out` is then unspecified.
     `probabilities` may have any strides (copied when its last axis is not contiguous), `out` needs a contiguous last
     axis. Raises TypeError, ValueError.
 
@@ -36,6 +38,14 @@ def quantise(probabilities: NDArray[np.float32], out: NDArray[np.uint16]) -> boo
 
 
 @kernel
+def _level_of(v):  # type: ignore[no-untyped-def]
+    """Quantised value of one probability, uint32 0 … 65535; NaN becomes 0."""
+    v = v if v > np.float32(0) else np.float32(0)
+    v = v if v < np.float32(1) else np.float32(1)
+    return np.uint32(np.int32(np.rint(np.float64(v) * 65535.0)))  # 24 + 16 bits: exact in float64
+
+
+@kernel
 def _quantise(source_rows, target_rows, shape):  # type: ignore[no-untyped-def]
     (source, source_strides), (target, target_strides) = source_rows, target_rows
     n_classes, height, width = shape
@@ -46,11 +56,8 @@ def _quantise(source_rows, target_rows, shape):  # type: ignore[no-untyped-def]
             t = c * target_strides[0] + i * target_strides[1]
             p, out = source[s : s + width], target[t : t + width]
             for j in range(width):
-                v = p[j]
-                bad |= np.uint32(not (_LOW <= v <= _HIGH))  # true for NaN as well
-                v = v if v > np.float32(0) else np.float32(0)
-                v = v if v < np.float32(1) else np.float32(1)
-                out[j] = np.uint16(np.int32(np.rint(np.float64(v) * 65535.0)))  # 24 + 16 bits: exact in float64
+                bad |= np.uint32(not (_LOW <= p[j] <= _HIGH))  # true for NaN as well
+                out[j] = np.uint16(_level_of(p[j]))
     return bad == 0
 
 
@@ -74,18 +81,91 @@ def accumulate(
     >>> canvas.tolist()
     [[[0, 768]]]
     """
+    _check_tile("tile", np.uint16, canvas, tile)
+    _accumulate(*_placed(canvas, tile, (weights_y, weights_x), y, x))
+
+
+def accumulate_probabilities(
+    canvas: NDArray[np.uint32],
+    probabilities: NDArray[np.float32],
+    weights_y: NDArray[np.uint32],
+    weights_x: NDArray[np.uint32],
+    y: int,
+    x: int,
+) -> bool:
+    """`quantise` and `accumulate` in one pass over memory, to the same bits.
+
+    Returns False, and leaves the canvas as it was, when a value that counts (inside the canvas, between the first and
+    the last non-zero weight) is NaN, infinite or outside [-0.01, 1.01]. Arguments and errors as of `accumulate`, with float32 `probabilities` (C, H, W).
+
+    >>> canvas = np.zeros((1, 1, 2), np.uint32)
+    >>> p, weights_y, weights_x = np.full((1, 1, 2), 1, np.float32), np.uint32([256]), np.uint32([1, 2])
+    >>> accumulate_probabilities(canvas, p, weights_y, weights_x, 0, 1), canvas.tolist()
+    (True, [[[0, 16776960]]])
+    """
+    _check_tile("probabilities", np.float32, canvas, probabilities)
+    placed = _placed(canvas, probabilities, (weights_y, weights_x), y, x)
+    if _accumulate_probabilities(*placed, False):
+        return True
+    # Sums wrap around exactly, so taking the same values away again restores every bit.
+    _accumulate_probabilities(*placed, True)
+    return False
+
+
+def _check_tile(name: str, dtype: type, canvas: NDArray[np.uint32], tile: NDArray[Any]) -> None:
     expect("canvas", canvas, (np.uint32,), ("C", "h", "w"))
-    expect("tile", tile, (np.uint16,), (canvas.shape[0], "H", "W"))
-    n_classes, height, width = tile.shape
-    for name, weights, size in (("weights_y", weights_y, height), ("weights_x", weights_x, width)):
-        expect(name, weights, (np.uint32,), (size,))
-        if size and weights.max() > UNIT:
-            raise ValueError(f"{name} reach {weights.max()}; they must lie in 0 … {UNIT}")
+    expect(name, tile, (dtype,), (canvas.shape[0], "H", "W"))
+
+
+def _placed(
+    canvas: NDArray[np.uint32],
+    tile: NDArray[Any],
+    weights: tuple[NDArray[np.uint32], NDArray[np.uint32]],
+    y: int,
+    x: int,
+) -> tuple[Any, ...]:
+    """Checked arguments of the kernels below: flat arrays, and the rows and columns of the tile that count."""
+    n_classes, *sides = tile.shape
     y, x = int(y), int(x)  # a NumPy integer would compile the kernel again
-    rows = max(0, -y), min(height, canvas.shape[1] - y)
-    columns = max(0, -x), min(width, canvas.shape[2] - x)
-    axes = flat_input(weights_y)[0], flat_input(weights_x)[0]
-    _accumulate(flat_output("canvas", canvas), flat_input(tile), axes, (n_classes, y, x), rows, columns)
+    ranges = []
+    for axis, start in ((0, y), (1, x)):
+        name, values = ("weights_y", "weights_x")[axis], weights[axis]
+        expect(name, values, (np.uint32,), (sides[axis],))
+        if values.size and values.max() > UNIT:
+            raise ValueError(f"{name} reach {values.max()}; they must lie in 0 … {UNIT}")
+        used = np.flatnonzero(values[max(0, -start) : max(0, min(sides[axis], canvas.shape[axis + 1] - start))])
+        first = max(0, -start)
+        ranges.append((first + int(used[0]), first + int(used[-1]) + 1) if used.size else (0, 0))
+    axes = flat_input(weights[0])[0], flat_input(weights[1])[0]
+    return flat_output("canvas", canvas), flat_input(tile), axes, (n_classes, y, x), ranges[0], ranges[1]
+
+
+@kernel
+def _accumulate_probabilities(target_rows, source_rows, axis_weights, place, rows, columns, undo):  # type: ignore[no-untyped-def]
+    (source, source_strides), (target, target_strides) = source_rows, target_rows
+    weights_y, weights_x = axis_weights
+    n_classes, y, x = place
+    j0, j1 = columns
+    n = j1 - j0
+    wx = weights_x[j0:j1]
+    weights = np.empty(n, np.uint32)
+    bad = np.uint32(0)
+    for i in range(rows[0], rows[1]):
+        wy = weights_y[i]
+        for j in range(n):
+            weights[j] = np.uint32(wx[j] * wy)
+        for c in range(n_classes):
+            s = c * source_strides[0] + i * source_strides[1] + j0
+            t = c * target_strides[0] + (y + i) * target_strides[1] + x + j0
+            p, canvas = source[s : s + n], target[t : t + n]
+            if undo:
+                for j in range(n):
+                    canvas[j] -= np.uint32(_level_of(p[j]) * weights[j])
+            else:
+                for j in range(n):
+                    bad |= np.uint32(not (_LOW <= p[j] <= _HIGH))  # true for NaN as well
+                    canvas[j] += np.uint32(_level_of(p[j]) * weights[j])
+    return bad == 0
 
 
 @kernel
@@ -94,13 +174,7 @@ def _accumulate(target_rows, source_rows, axis_weights, place, rows, columns):  
     weights_y, weights_x = axis_weights
     n_classes, y, x = place
     j0, j1 = columns
-    while j0 < j1 and weights_x[j0] == 0:
-        j0 += 1
-    while j0 < j1 and weights_x[j1 - 1] == 0:
-        j1 -= 1
     n = j1 - j0
-    if n <= 0:
-        return
     wx = weights_x[j0:j1]
     weights = np.empty(n, np.uint32)
     for i in range(rows[0], rows[1]):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wsi_kernels import accumulate, axis_window, quantise
+from wsi_kernels import accumulate, accumulate_probabilities, axis_window, quantise
 from wsi_kernels.blend import FULL, ONE
 from wsi_kernels.window import KINDS
 
@@ -17,7 +17,7 @@ class TestQuantise:
     @settings(deadline=None, max_examples=50)
     @given(SEEDS, st.integers(1, 3), st.integers(1, 5), st.integers(1, 70))
     def test_equals_the_oracle(self, seed, n_classes, height, width):
-        p = np.random.default_rng(seed).uniform(-0.001, 1.001, (n_classes, height, width)).astype(np.float32)
+        p = np.random.default_rng(seed).uniform(-0.01, 1.01, (n_classes, height, width)).astype(np.float32)
         out = np.empty(p.shape, np.uint16)
         assert quantise(p, out)
         assert (out == naive.quantise(p)).all()
@@ -34,7 +34,7 @@ class TestQuantise:
         quantise(p, out)
         assert abs(out.astype(np.float64) - p.astype(np.float64) * ONE).max() <= 0.5
 
-    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -0.0011, 1.0011, 2.0, 1e30])
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -0.0101, 1.0101, 2.0, 1e30])
     @pytest.mark.parametrize("place", [0, 16, 36])
     def test_one_bad_value_is_found(self, value, place):
         p = np.full((2, 3, 37), 0.5, np.float32)
@@ -105,6 +105,40 @@ class TestAccumulate:
         canvas.flags.writeable = False
         with pytest.raises(ValueError, match="canvas is read-only"):
             accumulate(canvas, tile, ones, ones, 0, 0)
+
+
+class TestAccumulateProbabilities:
+    @settings(deadline=None, max_examples=80)
+    @given(SEEDS, st.integers(1, 3), st.integers(-9, 9), st.integers(-40, 40))
+    def test_equals_quantise_then_accumulate(self, seed, n_classes, y, x):
+        rng = np.random.default_rng(seed)
+        canvas = rng.integers(0, 65536, (n_classes, 8, 40), dtype=np.uint32)
+        p = rng.uniform(-0.01, 1.01, (n_classes, 9, 50)).astype(np.float32)
+        weights_y, weights_x = (
+            (rng.integers(0, 257, size) * (rng.random(size) < 0.7)).astype(np.uint32) for size in p.shape[1:]
+        )
+        expected = canvas.copy()
+        naive.accumulate(expected, naive.quantise(p), weights_y, weights_x, y, x)
+        assert accumulate_probabilities(canvas, p, weights_y, weights_x, y, x)
+        assert (canvas == expected).all()
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -0.0101, 1.0101, 1e30])
+    @pytest.mark.parametrize("place", [(0, 0, 0), (1, 2, 36)])
+    def test_one_bad_value_leaves_the_canvas_as_it_was(self, value, place):
+        canvas = np.random.default_rng(3).integers(0, 2**32, (2, 5, 40), dtype=np.uint32)
+        before = canvas.copy()
+        p = np.full((2, 3, 37), 0.5, np.float32)
+        p[place] = value
+        full = np.full(37, 256, np.uint32)
+        assert not accumulate_probabilities(canvas, p, full[:3], full, 1, 2)
+        assert (canvas == before).all()
+
+    def test_a_bad_value_without_weight_does_not_matter(self):
+        canvas, p = np.zeros((1, 2, 4), np.uint32), np.full((1, 2, 4), 0.5, np.float32)
+        p[0, 0, 0] = np.nan
+        weights = np.array([0, 256, 256, 0], np.uint32)
+        assert accumulate_probabilities(canvas, p, weights[1:3], weights, 0, 0)
+        assert canvas[0, 0].tolist() == [0, 32768 * 65536, 32768 * 65536, 0]
 
 
 @st.composite

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from wsi_kernels import accumulate, label_argmax, label_threshold, probabilities_uint8
+from wsi_kernels import accumulate, accumulate_probabilities, label_argmax, label_threshold, probabilities_uint8
 
 from wsi_seg.geometry import Box
+
+Weights = tuple[NDArray[np.uint32], NDArray[np.uint32]]
+"""Weights 0 … 256 along y and along x."""
 
 
 class Band:
@@ -38,16 +41,18 @@ class Band:
         """First row below the window."""
         return self._top + self._sums.shape[1]
 
-    def add(
-        self,
-        tile: NDArray[np.uint16],
-        weights: tuple[NDArray[np.uint32], NDArray[np.uint32]],
-        y: int,
-        x: int,
-    ) -> None:
-        """Add the weighted uint16 tile (C, H, W) with its corner at canvas (y, x); what lies outside is dropped."""
-        self._touched = max(self._touched, min(y + tile.shape[1], self.bottom))
-        accumulate(self._sums, tile, weights[0], weights[1], y - self._top, x - self.box.x0)
+    def add(self, tile: NDArray[np.uint16], weights: Weights, y: int, x: int) -> None:
+        """Add a weighted, quantised tile (C, H, W) with its corner at canvas (y, x); what lies outside is dropped."""
+        self._touch(y + tile.shape[1])
+        accumulate(self._sums, tile, *weights, y - self._top, x - self.box.x0)
+
+    def add_prediction(self, tile: NDArray[np.float32], weights: Weights, y: int, x: int) -> bool:
+        """As `add`, for float32 probabilities; adds nothing and answers False where one of them is none."""
+        self._touch(y + tile.shape[1])
+        return accumulate_probabilities(self._sums, tile, *weights, y - self._top, x - self.box.x0)
+
+    def _touch(self, bottom: int) -> None:
+        self._touched = max(self._touched, min(bottom, self.bottom))
 
     def finish(self, until: int) -> None:
         """Label all rows above canvas row `until` and move the window down to it."""

@@ -78,6 +78,7 @@ class _BlockWork:
         self.deferred: list[Key] = []  # another block predicts them
         self.claimed: set[Key] = set()
         self.statuses: dict[Key, TileStatus] = {}
+        self.feed: RowFeed | None = None
         self.n_predicted = 0
 
     def predict(self) -> None:
@@ -85,14 +86,11 @@ class _BlockWork:
         rows = list(self._tile_rows())
         if not rows:
             return
-        columns = [column for _, tiles in rows for column in tiles]
-        span = self.grid.tile_box(0, min(columns)).hull(self.grid.tile_box(0, max(columns)))
-        feed = RowFeed(self.session.slide, self.plan.scale, (span.x0, span.x1), self.plan.card.background)
         for row, tiles in rows:
             if self.session.stop.is_set():
                 raise RunStopped("the run was stopped", remedy="run the same command again to resume")
             self._advance(row)
-            self._predict_row(feed, row, tiles)
+            self._predict_row(row, tiles)
         self._settle()
         self._finish(self.box.y1)
 
@@ -111,13 +109,14 @@ class _BlockWork:
             outstanding = []
         self._finish(min(self.grid.support(tile_row, 0).y0 for tile_row in [row, *outstanding]))
 
-    def _predict_row(self, feed: RowFeed, row: int, columns: list[int]) -> None:
+    def _predict_row(self, row: int, columns: list[int]) -> None:
         todo = [column for column in columns if self._needs_prediction((row, column))]
         if not todo:
             return
-        box = self.grid.tile_box(row, todo[0])
+        span = self.grid.tile_box(row, todo[0]).hull(self.grid.tile_box(row, todo[-1]))
         with self.clock.stage("read"):
-            pixels = self._strip(feed, box.y0, box.y1)
+            feed = self._feed_for(span)
+            pixels = self._strip(feed, span)
         for column in todo:
             box = self.grid.tile_box(row, column)
             if pixels is None:
@@ -126,10 +125,16 @@ class _BlockWork:
                 x = box.x0 - feed.left
                 self._enqueue((row, column), pixels[:, x : x + self.grid.tile])
 
-    def _strip(self, feed: RowFeed, y0: int, y1: int) -> NDArray[np.uint8] | None:
+    def _feed_for(self, span: Box) -> RowFeed:
+        """A feed that delivers the columns of `span`: what neighbours have predicted at the sides is not read again."""
+        if self.feed is None or not self.feed.left <= span.x0 or not span.x1 <= self.feed.right:
+            self.feed = RowFeed(self.session.slide, self.plan.scale, (span.x0, span.x1), self.plan.card.background)
+        return self.feed
+
+    def _strip(self, feed: RowFeed, span: Box) -> NDArray[np.uint8] | None:
         """The strip of a tile row, or None where some of it cannot be read and each tile is to be tried alone."""
         try:
-            return feed.rows(y0, y1)
+            return feed.rows(span.y0, span.y1)
         except RegionReadError:
             return None
 
@@ -192,25 +197,22 @@ class _BlockWork:
         if prediction is None:
             self._settle_tile(key, TileStatus.MODEL_FAILED, None)
             return
-        quantised = np.empty(prediction.shape, np.uint16)
-        if quantise(prediction, quantised):
-            self._settle_tile(key, TileStatus.DONE, quantised)
+        box = self.grid.tile_box(*key)
+        if self.band.add_prediction(prediction, self._weights(key), box.y0, box.x0):
+            self._settle_tile(key, TileStatus.DONE, prediction)
         else:
             rule = "probabilities are finite and within 0 … 1"
             self.session.log_failure(key, PredictorError(f"prediction of tile {key} is not a probability", rule=rule))
             self._settle_tile(key, TileStatus.MODEL_FAILED, None)
 
-    def _settle_tile(self, key: Key, status: TileStatus, quantised: NDArray[np.uint16] | None) -> None:
-        """Blend a tile predicted here, and hand it to the neighbours that wait for it."""
+    def _settle_tile(self, key: Key, status: TileStatus, prediction: NDArray[np.float32] | None) -> None:
+        """Record a tile tried here, and hand it to the neighbours that wait for it."""
         self.statuses[key] = status
-        box = self.grid.tile_box(*key)
-        if quantised is not None:
-            self.band.add(quantised, self._weights(key), box.y0, box.x0)
         if key in self.claimed:
-            self.session.edges.publish(key, *self._edge(key, status, quantised))
+            self.session.edges.publish(key, *self._edge(key, status, prediction))
             self.claimed.discard(key)
 
-    def _edge(self, key: Key, status: TileStatus, quantised: NDArray[np.uint16] | None) -> tuple[Edge, int]:
+    def _edge(self, key: Key, status: TileStatus, prediction: NDArray[np.float32] | None) -> tuple[Edge, int]:
         """What the other blocks need of a tile, and how many of them."""
         support, box = self.grid.support(*key), self.grid.tile_box(*key)
         others = [other.intersect(support) for other in self.session.blocks_touching(support) if other != self.box]
@@ -218,7 +220,11 @@ class _BlockWork:
         for other in others[1:]:
             hull = hull.hull(other)
         y, x = hull.slices((box.y0, box.x0))
-        pixels = None if quantised is None else quantised[:, y, x].copy()
+        if prediction is None:
+            return Edge(status, hull, None), len(others)
+        pixels = np.empty((len(prediction), *hull.size), np.uint16)
+        if not quantise(prediction[:, y, x], pixels):  # bad only where this block does not look
+            return Edge(TileStatus.MODEL_FAILED, hull, None), len(others)
         return Edge(status, hull, pixels), len(others)
 
     def _blend_edge(self, key: Key, edge: Edge) -> None:

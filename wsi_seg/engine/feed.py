@@ -28,46 +28,68 @@ class RowFeed:
     """
 
     def __init__(self, slide: Slide, scale: Scale, columns: tuple[int, int], fill: Rgb) -> None:
-        self._slide, self._scale, self._fill_colour = slide, scale, fill
+        self._slide, self._scale, self._fill = slide, scale, fill
         self._columns = columns
         self._row_step = _row_step(slide, scale.level)
         self._bottom = slide.levels[scale.level].size[0]
-        self._rows: NDArray[np.uint8] | None = None  # (h, w, 3) level rows, from _area on
-        self._area = Box(0, 0, 0, 0)  # what _rows holds, in level px
+        self._buffer = np.empty((0, 0, 3), np.uint8)
+        self._held = Box(0, 0, 0, 0)  # what the buffer's first rows hold, in level px
 
     @property
     def left(self) -> int:
         """First canvas column that `rows` delivers."""
         return self._columns[0]
 
+    @property
+    def right(self) -> int:
+        """First canvas column beyond those that `rows` delivers."""
+        return self._columns[1]
+
     def rows(self, y0: int, y1: int) -> NDArray[np.uint8]:
-        """Canvas rows [y0, y1) as uint8 RGB (y1 - y0, width, 3), a view that the next call invalidates.
+        """Canvas rows [y0, y1) as uint8 RGB (y1 - y0, width, 3), a view that the next call overwrites.
 
         Rows and columns may leave the slide; `fill` stands there. Raises RegionReadError.
         """
-        x0, x1 = self._columns
-        wanted = Box(y0, x0, y1, x1)
+        wanted = Box(y0, self._columns[0], y1, self._columns[1])
         area = self._scale.level_box(wanted)
-        self._fill(area)
-        assert self._rows is not None
-        pixels = self._rows[area.y0 - self._area.y0 : area.y1 - self._area.y0]
-        return _canvas_pixels(self._scale, pixels, area, wanted)
+        self._hold(area)
+        return _canvas_pixels(self._scale, self._buffer[: area.height], area, wanted)
 
-    def _fill(self, area: Box) -> None:
-        """Make the buffer hold the level rows of `area`, dropping those above it."""
-        held = self._area
-        if self._rows is None or not held.y0 <= area.y0 <= held.y1:
-            kept, top = None, area.y0
-        else:
-            kept, top = self._rows[area.y0 - held.y0 :], held.y1
+    def _hold(self, area: Box) -> None:
+        """Make the buffer begin with the level rows of `area`."""
+        kept = self._keep(area)
+        top = area.y0 + kept
         if area.y1 > top:
             # Past the slide's last row there is nothing to align to.
             end = max(area.y1, min(align_up(area.y1, self._row_step), self._bottom))
-            fresh = _read_level(self._slide, self._scale.level, Box(top, area.x0, end, area.x1), self._fill_colour)
-            self._rows = fresh if kept is None or not len(kept) else np.concatenate((kept, fresh))
-            self._area = Box(area.y0, area.x0, end, area.x1)
-        elif kept is not None:
-            self._rows, self._area = kept, Box(area.y0, area.x0, held.y1, area.x1)
+            self._reserve(end - area.y0, area.width)
+            _read_level(
+                self._slide,
+                self._scale.level,
+                Box(top, area.x0, end, area.x1),
+                self._fill,
+                self._buffer[kept : end - area.y0],
+            )
+            self._held = Box(area.y0, area.x0, end, area.x1)
+
+    def _keep(self, area: Box) -> int:
+        """Move the rows that `area` shares with the buffer to its top; answer how many there are."""
+        held = self._held
+        kept = held.y1 - area.y0 if held.y0 <= area.y0 < held.y1 else 0
+        if kept and area.y0 > held.y0:
+            shift = area.y0 - held.y0
+            self._buffer[:kept] = self._buffer[shift : shift + kept]
+        self._held = Box(area.y0, area.x0, area.y0 + kept, area.x1)
+        return kept
+
+    def _reserve(self, n_rows: int, width: int) -> None:
+        """Room for `n_rows`; what the buffer holds stays."""
+        if self._buffer.shape[0] < n_rows or self._buffer.shape[1] != width:
+            kept = self._held.height
+            larger = np.empty((n_rows + self._row_step, width, 3), np.uint8)
+            if kept:
+                larger[:kept] = self._buffer[:kept]
+            self._buffer = larger
 
 
 def read_canvas(slide: Slide, scale: Scale, box: Box, fill: Rgb) -> NDArray[np.uint8]:
@@ -76,15 +98,17 @@ def read_canvas(slide: Slide, scale: Scale, box: Box, fill: Rgb) -> NDArray[np.u
     return _canvas_pixels(scale, _read_level(slide, scale.level, area, fill), area, box)
 
 
-def _read_level(slide: Slide, level: int, area: Box, fill: Rgb) -> NDArray[np.uint8]:
+def _read_level(
+    slide: Slide, level: int, area: Box, fill: Rgb, out: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
     """Level pixels of `area`; beyond the slide the padding that the model was trained with, not the reader's."""
     inside = area.intersect(Box(0, 0, *slide.levels[level].size))
     if inside == area:
-        return slide.read_region(area, level)
-    pixels = np.empty((*area.size, 3), np.uint8)
+        return slide.read_region(area, level, out)
+    pixels = np.empty((*area.size, 3), np.uint8) if out is None else out
     pixels[:] = fill
     if not inside.is_empty:
-        pixels[inside.slices((area.y0, area.x0))] = slide.read_region(inside, level)
+        slide.read_region(inside, level, pixels[inside.slices((area.y0, area.x0))])
     return pixels
 
 

@@ -61,7 +61,7 @@ def prepare(source: Path | Slide, options: RunOptions) -> Prepared:
         raise MissingMppError(
             f"{slide.path or 'the slide'} does not state its resolution",
             rule="a model only works at the resolution it was trained at",
-            remedy="give the um per px of the finest level with --mpp",
+            remedy="give the um per px of level 0 with --mpp",
         )
     workers = options.workers or usable_cores()
     model, predictor = _load(options, workers)
@@ -163,9 +163,10 @@ def probe_tiles(slide: Slide, scale: Scale, thumbnail: NDArray[np.uint8], tile: 
     Tiles that cannot be read are left out; where none can, the background stands in.
     """
     found = []
-    for y, x in _dark_places(thumbnail, N_PROBE_TILES):
-        height, width = scale.canvas_size
-        box = Box.at(round(y * height) - tile // 2, round(x * width) - tile // 2, tile, tile)
+    l0_size = slide.levels[0].size
+    for place in _dark_places(thumbnail, N_PROBE_TILES):
+        y, x = scale.canvas_points(np.array([place]) * l0_size)[0]
+        box = Box.at(round(y) - tile // 2, round(x) - tile // 2, tile, tile)
         try:
             found.append(read_canvas(slide, scale, box, slide.background))
         except RegionReadError:

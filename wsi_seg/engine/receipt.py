@@ -68,6 +68,16 @@ class Receipt:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class RunTimes:
+    """When a run began and how long its tasks took."""
+
+    started: float
+    """`perf_counter` at the command."""
+    seconds_working: float
+    """Wall time of the task graph."""
+
+
 class StageClock:
     """Adds up wall seconds by stage."""
 

@@ -15,7 +15,7 @@ from wsi_seg.engine.events import Listener, Note, RunStarted, TaskDone, TilesPre
 from wsi_seg.engine.job import RunJob, TaskKey
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.prepare import Prepared, prepare
-from wsi_seg.engine.receipt import Receipt
+from wsi_seg.engine.receipt import Receipt, RunTimes
 from wsi_seg.engine.report import RunReport
 from wsi_seg.engine.schedule import all_tasks, connect, run_in_threads, run_on_cluster
 from wsi_seg.engine.session import Session, run_task, run_task_on_worker
@@ -44,7 +44,7 @@ def run_slide(
     options = options or RunOptions()
     target = Target.of(source, out, options)
     target.check()
-    prepared = prepare(source, options)
+    prepared = prepare(source, target.resuming(options))
     for note in prepared.plan.notes:
         listener(Note(note))
     try:
@@ -78,8 +78,10 @@ class _Run:
         with open_run(self.target.store, identity, differing_fields, **flags) as run:
             create_result(run.path, spec)
             job = RunJob(plan.run_id, run.path, self.prepared.slide, self.prepared.model, plan, spec)
+            began = perf_counter()
             receipts = self._work(job, _receipts_of(run, spec))
-            return self.target.commit(run, spec, self.prepared, receipts, started)
+            times = RunTimes(started, perf_counter() - began)
+            return self.target.commit(run, spec, self.prepared, receipts, times)
 
     def _work(self, job: RunJob, done: dict[TaskKey, Receipt]) -> list[Receipt]:
         """Run the tasks that have no receipt yet; answer the receipts of all."""

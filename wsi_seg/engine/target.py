@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.engine.options import RunOptions
-from wsi_seg.engine.receipt import Receipt
+from wsi_seg.engine.receipt import Receipt, RunTimes
 from wsi_seg.engine.report import RunReport
 from wsi_seg.engine.warm_up import peak_bytes
 from wsi_seg.errors import OutputExistsError, UsageError
@@ -73,8 +73,20 @@ class Target:
                 f"{self.out} exists", rule="results are never replaced unasked", remedy="--overwrite, or another --out"
             )
 
+    def resuming(self, options: RunOptions) -> RunOptions:
+        """The options with the block size of the half-done result that is there, where none was asked for.
+
+        Else a run resumed with other workers or memory would choose another one, and be refused.
+        """
+        from wsi_seg.output.run_directory import partial_path, stored_identity
+
+        if options.block is not None or options.restart:
+            return options
+        stored = stored_identity(partial_path(self.store))
+        return options if stored is None else replace(options, block=stored.fields["layout"]["block"])
+
     def commit(
-        self, run: RunDirectory, spec: ResultSpec, prepared: Prepared, receipts: Sequence[Receipt], started: float
+        self, run: RunDirectory, spec: ResultSpec, prepared: Prepared, receipts: Sequence[Receipt], times: RunTimes
     ) -> RunReport:
         """Write companions and metadata and give the result its name."""
         from wsi_seg.output.commit import commit_run
@@ -82,7 +94,7 @@ class Target:
 
         tiles = _statuses(receipts, spec)
         thumbnail = _thumbnail(prepared)
-        summary = _summary(spec, prepared, receipts, tiles, started)
+        summary = _summary(spec, prepared, receipts, tiles, times)
         picture = _overview(open_result(run.path, partial=True), spec, thumbnail, summary)
         if self.tiff:
             return self._commit_tiff(run, spec, summary, picture)
@@ -97,6 +109,7 @@ class Target:
 
     def _commit_tiff(self, run: RunDirectory, spec: ResultSpec, summary: Summary, picture: bytes) -> RunReport:
         """The TIFF from the working store, which is then removed."""
+        from wsi_seg.output.durable import write_durably
         from wsi_seg.output.label_store import Result
         from wsi_seg.output.tiff_writer import write_ome_tiff
 
@@ -104,9 +117,9 @@ class Target:
         write_ome_tiff(result, self.out, flat=self.flat_tiff, overwrite=self.overwrite)
         stem = self.out.name.removesuffix(self.out.suffix).removesuffix(".ome")
         overview = self.out.with_name(f"{stem}.overview.png")
-        overview.write_bytes(picture)
-        self.out.with_name(f"{stem}.summary.json").write_bytes(summary.to_json())
-        self.out.with_name(f"{stem}.summary.csv").write_bytes(summary.to_csv())
+        write_durably(overview, picture)
+        write_durably(self.out.with_name(f"{stem}.summary.json"), summary.to_json())
+        write_durably(self.out.with_name(f"{stem}.summary.csv"), summary.to_csv())
         run.close()
         shutil.rmtree(run.path)
         return RunReport(self.out, overview, summary)
@@ -132,7 +145,7 @@ def _thumbnail(prepared: Prepared) -> Thumbnail:
 
 
 def _summary(
-    spec: ResultSpec, prepared: Prepared, receipts: Sequence[Receipt], tiles: NDArray[np.uint8], started: float
+    spec: ResultSpec, prepared: Prepared, receipts: Sequence[Receipt], tiles: NDArray[np.uint8], times: RunTimes
 ) -> Summary:
     from wsi_seg.output.summary import Performance, make_summary
 
@@ -141,13 +154,14 @@ def _summary(
     for receipt in blocks:
         for name, seconds in receipt.stages.items():
             stages[name] = stages.get(name, 0.0) + seconds
-    seconds = perf_counter() - started
+    seconds = perf_counter() - times.started
     performance = Performance(
         seconds=seconds,
         mpx_per_s=spec.layout.size[0] * spec.layout.size[1] / 1e6 / seconds,
         peak_memory_bytes=peak_bytes(),
         n_predicted=sum(receipt.n_predicted for receipt in blocks),
         stages={name: round(value, 3) for name, value in stages.items()},
+        seconds_working=times.seconds_working,
     )
     return make_summary(
         spec,

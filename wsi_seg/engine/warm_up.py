@@ -48,6 +48,7 @@ def _touch_kernels(predictor: Predictor) -> None:
     band = Band(Box(0, 0, side, side), side, labels, channels)
     weights = np.zeros(side, np.uint32)
     band.add(quantised, (weights, weights), 0, 0)
+    band.add_prediction(np.zeros((channels, side, side), np.float32), (weights, weights), 0, 0)
     band.finish(side)
     halve_majority(labels, ignore, predictor.card.n_classes)
     halve_mean(probabilities, labels, ignore)

@@ -79,7 +79,7 @@ def _assemble(name: str, signature: Signature, stated: dict[str, Any]) -> FoundC
     """A card from options and from what the program proves."""
     facts = {**_proven(signature), **stated}
     options = {
-        "mpp": "--mpp", "classes": "--classes", "mean": "--mean", "std": "--std",
+        "mpp": "--model-mpp", "classes": "--classes", "mean": "--mean", "std": "--std",
         "layout": "--layout", "activation": "--activation",
     }  # fmt: skip
     if missing := [option for key, option in options.items() if key not in facts]:

@@ -37,7 +37,7 @@ class ProgramPredictor:
             raise PredictorError(f"model {self.card.name!r} is closed", rule="predict before close")
         check_batch(batch, self.card, self.fixed_input)
         output = program.run(np.ascontiguousarray(batch))
-        return checked(output, (batch.shape[0], self.n_channels, *batch.shape[1:3]), self.card)
+        return shaped(output, (batch.shape[0], self.n_channels, *batch.shape[1:3]), self.card)
 
     def close(self) -> None:
         """Release the program; calls under way in other threads finish."""
@@ -98,14 +98,19 @@ def check_batch(batch: NDArray[np.uint8], card: ModelCard, fixed_input: FixedInp
             )
 
 
+def shaped(output: NDArray[np.floating[Any]], shape: tuple[int, ...], card: ModelCard) -> NDArray[np.float32]:
+    """The output as C-contiguous float32 of the expected shape. Raises PredictorError."""
+    if output.shape != shape:
+        raise PredictorError(f"output of shape {output.shape} from model {card.name!r}", rule=f"expected {shape}")
+    return np.ascontiguousarray(output, dtype=np.float32)
+
+
 def checked(output: NDArray[np.floating[Any]], shape: tuple[int, ...], card: ModelCard) -> NDArray[np.float32]:
     """The output as C-contiguous float32 in [0, 1]; one pass for the minimum, one for the maximum.
 
     NaN fails both comparisons, so it is found by the same two passes. Raises PredictorError.
     """
-    if output.shape != shape:
-        raise PredictorError(f"output of shape {output.shape} from model {card.name!r}", rule=f"expected {shape}")
-    result = np.ascontiguousarray(output, dtype=np.float32)
+    result = shaped(output, shape, card)
     low, high = float(result.min()), float(result.max())
     if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
         finite = np.isfinite(low) and np.isfinite(high)

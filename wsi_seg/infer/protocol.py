@@ -149,7 +149,9 @@ class Predictor(Protocol):
             batch: (N, H, W, 3) uint8 RGB pixels as read; not changed. Any strides; C-contiguous is fastest.
 
         Returns:
-            (N, n_channels, H, W) float32 in [0, 1], C-contiguous, finite. The caller owns it.
+            (N, n_channels, H, W) float32, C-contiguous. The caller owns it. In [0, 1] but for rounding (1e-2 in bf16);
+            NaN where the network overflowed on a tile. Loading proves the range once; whoever uses the values checks
+            them per tile, as `wsi_kernels.quantise` does in passing, so that one bad tile harms no other.
 
         Callable from several threads at once. Raises PredictorError.
         """

@@ -48,6 +48,8 @@ class Performance:
     """Tiles predicted, those predicted twice counted twice."""
     stages: Mapping[str, float] = field(default_factory=dict)
     """Seconds by stage of the work, summed over threads."""
+    seconds_working: float = 0.0
+    """Of the wall time, that in which tasks ran: without loading and planning before, and committing after."""
 
 
 @dataclass(frozen=True, slots=True)
