@@ -96,7 +96,8 @@ def accumulate_probabilities(
     """`quantise` and `accumulate` in one pass over memory, to the same bits.
 
     Returns False, and leaves the canvas as it was, when a value that counts (inside the canvas, between the first and
-    the last non-zero weight) is NaN, infinite or outside [-0.01, 1.01]. Arguments and errors as of `accumulate`, with float32 `probabilities` (C, H, W).
+    the last non-zero weight) is NaN, infinite or outside [-0.01, 1.01]. Arguments and errors as of `accumulate`, with
+    float32 `probabilities` (C, H, W).
 
     >>> canvas = np.zeros((1, 1, 2), np.uint32)
     >>> p, weights_y, weights_x = np.full((1, 1, 2), 1, np.float32), np.uint32([256]), np.uint32([1, 2])
