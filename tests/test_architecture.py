@@ -30,15 +30,21 @@ ALLOWED_MODULES = {"wsi_seg/cli/info.py"}  # named after the command it is
 
 CONFINED = {
     "openslide": {"wsi_seg/slide/openslide_reader.py"},
-    "torch": {"wsi_seg/infer/torch_predictor.py", "wsi_seg/model/he_stain.py"},
+    "torch": {"wsi_seg/infer/torch_predictor.py", "wsi_seg/infer/torch_archive.py", "wsi_seg/model/"},
     "onnxruntime": {"wsi_seg/infer/onnxruntime_predictor.py"},
     "openvino": {"wsi_seg/infer/openvino_predictor.py"},
     "shapely": {"wsi_seg/plan/roi.py"},
     "dask": {"wsi_seg/engine/schedule.py"},
     "distributed": {"wsi_seg/engine/schedule.py"},
-    "typer": {"wsi_seg/cli/main.py"},
+    "typer": {"wsi_seg/cli/"},
+    "rich": {"wsi_seg/cli/progress.py"},
+    "simplejpeg": {"wsi_seg/slide/tile_codec.py", "wsi_seg/sample/synthetic.py"},
+    "imagecodecs": {"wsi_seg/slide/tile_codec.py"},
+    "tifffile": {"wsi_seg/slide/tiff_layout.py", "wsi_seg/sample/synthetic.py", "wsi_seg/output/tiff_writer.py"},
+    "zarr": {"wsi_seg/slide/zarr_reader.py", "wsi_seg/output/label_store.py"},
+    "onnx": {"wsi_seg/infer/onnx_file.py", "wsi_seg/model/onnx_export.py"},
 }
-"""Library -> the files that may import it."""
+"""Library -> the files, or folders ending in a slash, that may import it."""
 
 
 def _tree(path: Path) -> ast.Module:
@@ -101,7 +107,8 @@ def test_a_file_says_what_it_owns_and_its_name_says_something(path: Path) -> Non
 @pytest.mark.parametrize("library", sorted(CONFINED))
 def test_a_third_party_library_lives_in_few_files(library: str) -> None:
     users = {name for path, name in zip(SOURCES, NAMES, strict=True) if library in _imported(_tree(path))}
-    assert users <= CONFINED[library]
+    allowed = tuple(CONFINED[library])
+    assert not [name for name in users if not name.startswith(allowed)]
     assert users, f"{library} is confined but nobody imports it: drop it from the list"
 
 

@@ -186,3 +186,33 @@ class TestNotAnalysed:
         expected[50:400, 100:800] = 0
         expected[200:300, 300:400] = 255
         np.testing.assert_array_equal(labels, expected)
+
+
+class TestFailedTiles:
+    """A failed tile is the same failed tile however the canvas is cut into blocks."""
+
+    @pytest.mark.parametrize("window", ["cosine", "crop"])
+    def test_one_bad_value_beside_a_block_border(self, run: Runs, monkeypatch: pytest.MonkeyPatch, window: str) -> None:
+        pixels = np.random.default_rng(2).integers(0, 200, (700, 700, 3), dtype=np.uint8)
+        pixels[300, 258:261] = 255  # in tiles across the border between blocks of 256 px, on one side of it
+        monkeypatch.setattr("wsi_seg.infer.predictor.ProgramPredictor.predict", _identity_but_nan_on_white)
+        slide = ArraySlide(pixels, mpp=0.5)
+        options: dict[str, Any] = {"model": "identity", "overlap": 48, "window": window}
+        reference = run(slide, **options, block=1024)
+        labels = labels_of(reference)[0]
+        assert (labels[300, 258:261] == 255).all()
+        assert 0 < (labels == 255).mean() < 0.3
+        for block, workers in ((256, 1), (256, 2), (512, 2)):
+            other = run(slide, **options, block=block, workers=workers)
+            assert_same_labels(other, reference)
+            np.testing.assert_array_equal(other.read_tiles(), reference.read_tiles())
+
+
+def _identity_but_nan_on_white(_: object, batch: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, Any]:
+    """RGB / 255, NaN where a pixel is white inside the slide (its neighbour above is not)."""
+    out = np.ascontiguousarray(batch.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255))
+    white = (batch == 255).all(3)
+    white[:, 1:] &= ~(batch[:, :-1] == 255).all(3)
+    white[:, 0] = False
+    out.transpose(0, 2, 3, 1)[white] = np.nan
+    return out

@@ -198,12 +198,26 @@ class _BlockWork:
             self._settle_tile(key, TileStatus.MODEL_FAILED, None)
             return
         box = self.grid.tile_box(*key)
-        if self.band.add_prediction(prediction, self._weights(key), box.y0, box.x0):
+        if self._is_sound(key, prediction) and self.band.add_prediction(prediction, self._weights(key), box.y0, box.x0):
             self._settle_tile(key, TileStatus.DONE, prediction)
         else:
             rule = "probabilities are finite and within 0 … 1"
             self.session.log_failure(key, PredictorError(f"prediction of tile {key} is not a probability", rule=rule))
             self._settle_tile(key, TileStatus.MODEL_FAILED, None)
+
+    def _is_sound(self, key: Key, prediction: NDArray[np.float32]) -> bool:
+        """Whether every value that counts anywhere is a probability.
+
+        Adding checks what falls into this block, which is all of a tile inside it. Across a border the verdict must be
+        the same in every block, or a failed tile would make the result depend on how the canvas is cut.
+        """
+        if self.box.contains(self.grid.support(*key)):
+            return True
+        canvas, tile = self.grid.extent, self.grid.tile_box(*key)
+        used = [np.flatnonzero(weights) for weights in self._weights(key)]
+        counts = Box(used[0][0], used[1][0], used[0][-1] + 1, used[1][-1] + 1).shift(tile.y0, tile.x0)
+        part = prediction[:, *counts.intersect(canvas).slices((tile.y0, tile.x0))]
+        return quantise(part, np.empty(part.shape, np.uint16))
 
     def _settle_tile(self, key: Key, status: TileStatus, prediction: NDArray[np.float32] | None) -> None:
         """Record a tile tried here, and hand it to the neighbours that wait for it."""
@@ -223,8 +237,7 @@ class _BlockWork:
         if prediction is None:
             return Edge(status, hull, None), len(others)
         pixels = np.empty((len(prediction), *hull.size), np.uint16)
-        if not quantise(prediction[:, y, x], pixels):  # bad only where this block does not look
-            return Edge(TileStatus.MODEL_FAILED, hull, None), len(others)
+        quantise(prediction[:, y, x], pixels)
         return Edge(status, hull, pixels), len(others)
 
     def _blend_edge(self, key: Key, edge: Edge) -> None:
