@@ -194,7 +194,7 @@ class TestFailedTiles:
     @pytest.mark.parametrize("window", ["cosine", "crop"])
     def test_one_bad_value_beside_a_block_border(self, run: Runs, monkeypatch: pytest.MonkeyPatch, window: str) -> None:
         pixels = np.random.default_rng(2).integers(0, 200, (700, 700, 3), dtype=np.uint8)
-        pixels[300, 258:261] = 255  # in tiles across the border between blocks of 256 px, on one side of it
+        pixels[300, 258:261] = pixels[600, 250:253] = 255  # in tiles across a block border, on one side of it
         monkeypatch.setattr("wsi_seg.infer.predictor.ProgramPredictor.predict", _identity_but_nan_on_white)
         slide = ArraySlide(pixels, mpp=0.5)
         options: dict[str, Any] = {"model": "identity", "overlap": 48, "window": window}
