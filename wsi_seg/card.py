@@ -117,7 +117,8 @@ class ModelCard:
         try:
             content = json.loads(text)
         except json.JSONDecodeError as error:
-            raise CardError(f"card in {source} is not JSON: {error}", remedy="see `wsi-seg models --card`") from error
+            remedy = "`wsi-seg models --json` shows what cards look like"
+            raise CardError(f"card in {source} is not JSON: {error}", remedy=remedy) from error
         if not isinstance(content, dict):
             raise CardError(f"card in {source} is a {type(content).__name__}", rule="a card is a JSON object")
         return cls.from_mapping(content, source)

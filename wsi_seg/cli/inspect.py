@@ -1,4 +1,4 @@
-"""`wsi-seg info`: what a slide, a model or a result is."""
+"""`wsi-seg info`: what a slide is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ def info(
     slide: Annotated[Path, typer.Argument(help="A whole-slide image.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell what a slide is: reader, size, resolution, levels. Label and macro images are never touched."""
+    """Tell what a slide is.
+
+    Reader, size, resolution, levels. Label and macro images are never touched.
+    """
     from wsi_seg.cli.tables import print_sections
     from wsi_seg.slide import open_slide
 

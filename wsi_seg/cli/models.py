@@ -12,7 +12,7 @@ def models(
     model: Annotated[str | None, typer.Argument(help="Built-in name or path; default: list the built-in ones.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the built-in models, or print the card of one model."""
+    """List the models, or show one card."""
     from wsi_seg.cli.tables import print_sections
     from wsi_seg.infer import ModelSpec, builtin_models, read_card
 

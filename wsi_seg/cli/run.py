@@ -36,9 +36,10 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
-    """Segment a slide: write a pyramidal label map, an overview picture and a summary.
+    """Segment a slide.
 
-    The same command resumes a run that was stopped. Exit code 3: done, but some tiles could not be read or predicted.
+    Writes a pyramidal label map, an overview picture and a summary. The same command resumes a run that was
+    stopped. Exit code 3: done, but some tiles could not be read or predicted.
     """
     from wsi_seg.cli.progress import progress_bar
     from wsi_seg.engine.run import run_slide
@@ -61,7 +62,10 @@ def plan(
     options: RunOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print what `run` would do, and what it would take, without doing it."""
+    """Print what `run` would do and need.
+
+    Opens the slide, loads and measures the model, projects the peak of memory, and writes nothing.
+    """
     from wsi_seg.cli.tables import print_sections
     from wsi_seg.engine.prepare import prepare
 

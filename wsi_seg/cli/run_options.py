@@ -72,9 +72,12 @@ def run_options(
         str | None, typer.Option(help="Class names in index order: a,b=#ff0000,…", rich_help_panel=_MODEL)
     ] = None,
     mean: Annotated[
-        str | None, typer.Option(help="Per channel, in units of pixel / 255.", rich_help_panel=_MODEL)
+        str | None,
+        typer.Option(help="One number or three, in units of pixel / 255: 0.485,0.456,0.406.", rich_help_panel=_MODEL),
     ] = None,
-    std: Annotated[str | None, typer.Option(help="Per channel, in units of pixel/255.", rich_help_panel=_MODEL)] = None,
+    std: Annotated[
+        str | None, typer.Option(help="Likewise; 1/255 = 0.0039215686 feeds 0-255.", rich_help_panel=_MODEL)
+    ] = None,
     activation: Annotated[
         str | None, typer.Option(help="probabilities, softmax or sigmoid: still to be applied.", rich_help_panel=_MODEL)
     ] = None,
@@ -106,7 +109,10 @@ def run_options(
     window: Annotated[
         str, typer.Option(help="auto, linear, cosine, gaussian or crop.", rich_help_panel=_TILING)
     ] = "auto",
-    batch_size: Annotated[int | None, typer.Option(help="Tiles per batch.", rich_help_panel=_MACHINE)] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", "--batch", help="Tiles per batch; default: 1.", rich_help_panel=_MACHINE),
+    ] = None,
     block: Annotated[
         int | None, typer.Option(help="Side of a block, a power of two.", rich_help_panel=_MACHINE)
     ] = None,
@@ -114,7 +120,8 @@ def run_options(
         int | None, typer.Option(help="Blocks worked on at once; default: the cores.", rich_help_panel=_MACHINE)
     ] = None,
     memory: Annotated[
-        str | None, typer.Option(help="Budget, e.g. 8G; default: 80 % of the machine's.", rich_help_panel=_MACHINE)
+        str | None,
+        typer.Option(help="Budget, e.g. 8G; default: 80 % of the container's or machine's.", rich_help_panel=_MACHINE),
     ] = None,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Keep uint8 probabilities per class too.", rich_help_panel=_TILING)

@@ -17,7 +17,10 @@ def sample(
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
     labels: Annotated[Path | None, typer.Option(help="Also write the made-up slide's true labels here (TIFF).")] = None,
 ) -> None:
-    """Get a real slide to try (CMU-1-Small-Region.svs, CC0, Carnegie Mellon University), or make one of any size."""
+    """Get a slide to try, or make one.
+
+    The real one is CMU-1-Small-Region.svs (CC0, Carnegie Mellon University); --synthetic makes one of any size.
+    """
     from wsi_seg.sample import fetch_sample, write_synthetic
 
     if synthetic is None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wsi_seg.errors import UsageError
+
 if TYPE_CHECKING:
     from wsi_seg.output.verify import VerifyReport
 
@@ -17,9 +19,16 @@ def verify(
     result: Annotated[Path, typer.Argument(help="A result folder, finished or .partial.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Re-check every stored hash, the metadata and the pyramid of a result. Exit code 1 when something differs."""
+    """Check that a result is as written.
+
+    Re-checks every stored hash, the metadata and the pyramid. Exit code 1 when something differs.
+    """
     from wsi_seg.output.verify import verify_result
 
+    if result.is_file():
+        raise UsageError(
+            f"{result} is a file", rule="verify checks result folders, NAME.seg.zarr, which hold a hash of every part"
+        )
     report = verify_result(result)
     print(json.dumps(asdict(report), indent=2) if as_json else _described(result, report))
     if not report.is_sound:
