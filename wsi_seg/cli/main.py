@@ -27,15 +27,21 @@ for command in (run.run, run.plan, inspect.info, verify.verify, sample.sample, m
     app.command()(command)
 
 
-@app.callback()
-def top(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
-) -> None:
-    """Whole-slide pathology segmentation: a slide and a model in, a pyramidal label map out."""
-    if version:
+def _print_version(asked: bool) -> None:
+    """Eager, so that no command is missed."""
+    if asked:
         print(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def top(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; goes before the command.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Whole-slide pathology segmentation: a slide and a model in, a pyramidal label map out."""
     _state["debug"] = debug
 
 
@@ -51,10 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(describe(error), file=sys.stderr)
         sys.exit(error.exit_code)
-    except (MemoryError, OSError) as error:
+    except Exception as error:  # a fault of ours, or of the machine: still one message
         if _state["debug"]:
             raise
-        print(f"error: {type(error).__name__}: {error}\n  (wsi-seg --debug … shows where)", file=sys.stderr)
+        print(f"error: {type(error).__name__}: {error}\n  try:  wsi-seg --debug … shows where", file=sys.stderr)
         sys.exit(1)
 
 

@@ -5,7 +5,7 @@ Owns the order of work inside a block. Running it twice gives the same bytes. It
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,8 @@ from wsi_seg.engine.events import TilesPredicted
 from wsi_seg.engine.feed import RowFeed, read_canvas
 from wsi_seg.engine.pyramid import write_shards
 from wsi_seg.engine.receipt import Receipt, StageClock
-from wsi_seg.errors import PredictorError, RegionReadError, RunStopped
+from wsi_seg.engine.stopping import check_stop
+from wsi_seg.errors import PredictorError, RegionReadError
 from wsi_seg.geometry import Box
 from wsi_seg.output.status import TileStatus
 
@@ -35,6 +36,7 @@ def run_block(session: Session, row: int, column: int) -> Receipt:
     Raises RunStopped when the session's stop event is set, WriteError when the disk refuses.
     """
     started = perf_counter()
+    session.take_failures()  # those of a block that this thread had to give up
     work = _BlockWork(session, row, column)
     try:
         work.predict()
@@ -87,8 +89,7 @@ class _BlockWork:
         if not rows:
             return
         for row, tiles in rows:
-            if self.session.stop.is_set():
-                raise RunStopped("the run was stopped", remedy="run the same command again to resume")
+            check_stop(self.session.stop)
             self._advance(row)
             self._predict_row(row, tiles)
         self._settle()
@@ -175,23 +176,38 @@ class _BlockWork:
         """Predict the batch, at its constant shape (DESIGN D5), and blend what comes back."""
         if not self.waiting:
             return
+        check_stop(self.session.stop)
         self.batch[len(self.waiting) :] = np.array(self.plan.card.background, np.uint8)
         with self.clock.stage("predict"):
             predictions = self._predicted()
         waiting, self.waiting = self.waiting, []
         with self.clock.stage("blend"):
             for slot, key in enumerate(waiting):
-                self._take(key, None if predictions is None else predictions[slot])
+                self._take(key, predictions[slot])
         self.n_predicted += len(waiting)
         self.session.listener(TilesPredicted(len(waiting)))
 
-    def _predicted(self) -> NDArray[np.float32] | None:
+    def _predicted(self) -> Sequence[NDArray[np.float32] | None]:
+        """Predictions by slot of the batch; None for a tile that the model fails on."""
         try:
-            return self.session.predictor.predict(self.batch)
+            return list(self.session.predictor.predict(self.batch))
         except PredictorError as error:
-            for key in self.waiting:
-                self.session.log_failure(key, error)
+            if len(self.waiting) > 1:
+                return [self._predicted_apart(slot) for slot in range(len(self.waiting))]
+            self.session.log_failure(self.waiting[0], error)
+            return [None]
+
+    def _predicted_apart(self, slot: int) -> NDArray[np.float32] | None:
+        """One tile of a batch that failed, among padding at the same shape: so that only the guilty tile is lost."""
+        batch = np.empty_like(self.batch)
+        batch[:] = np.array(self.plan.card.background, np.uint8)
+        batch[slot] = self.batch[slot]
+        try:
+            prediction: NDArray[np.float32] = self.session.predictor.predict(batch)[slot].copy()
+        except PredictorError as error:
+            self.session.log_failure(self.waiting[slot], error)
             return None
+        return prediction
 
     def _take(self, key: Key, prediction: NDArray[np.float32] | None) -> None:
         if prediction is None:

@@ -6,8 +6,9 @@ Owns the order in which facts are gathered before the work: resolution, scale, t
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 
 from wsi_seg.engine.feed import read_canvas
 from wsi_seg.engine.options import RunOptions
+from wsi_seg.engine.stopping import check_stop
+from wsi_seg.engine.tolerance import readable_thumbnail
 from wsi_seg.engine.warm_up import warm_up
 from wsi_seg.errors import MissingMppError, RegionReadError, UsageError
 from wsi_seg.geometry import Box
@@ -50,10 +53,10 @@ def usable_cores() -> int:
     return max(1, affinity)
 
 
-def prepare(source: Path | Slide, options: RunOptions) -> Prepared:
-    """Open the slide, load and measure the model, and plan the run.
+def prepare(source: Path | Slide, options: RunOptions, stop: Event | None = None) -> Prepared:
+    """Open the slide, load and measure the model, and plan the run; looks at `stop` between the steps.
 
-    Raises the leaves of SlideError, ModelError and PlanError; UsageError for options that make no sense.
+    Raises the leaves of SlideError, ModelError and PlanError; UsageError for options that make no sense; RunStopped.
     """
     _check(options)
     slide = _opened(source, options)
@@ -65,7 +68,8 @@ def prepare(source: Path | Slide, options: RunOptions) -> Prepared:
         )
     workers = options.workers or usable_cores()
     model, predictor = _load(options, workers)
-    return _measured(slide, model, predictor, options, workers)
+    check_stop(stop)
+    return _measured(slide, (model, predictor), options, workers, stop)
 
 
 def _check(options: RunOptions) -> None:
@@ -99,23 +103,29 @@ def _load(options: RunOptions, workers: int) -> tuple[ModelSpec, Predictor]:
     return spec, load_predictor(spec)
 
 
-def _measured(slide: Slide, model: ModelSpec, predictor: Predictor, options: RunOptions, workers: int) -> Prepared:
+def _measured(
+    slide: Slide, loaded: tuple[ModelSpec, Predictor], options: RunOptions, workers: int, stop: Event | None
+) -> Prepared:
     """Look at the slide and at what the model does on it, and make the plan."""
     from wsi_seg.infer import choose_precision, load_predictor, measure_halo, model_sha256
     from wsi_seg.plan import PlanRequest, ProgramFacts, SlideFacts, choose_scale, choose_tiling, make_plan, read_roi
 
     assert slide.mpp is not None
+    model, predictor = loaded
     name = "slide in memory" if slide.path is None else slide.path.name
     facts = SlideFacts(name, slide.vendor, slide.levels, slide.mpp, slide.bounds, slide.fingerprint())
     scale = choose_scale(slide.levels, slide.mpp, slide.bounds, predictor.card.mpp)
-    thumbnail = slide.thumbnail(THUMBNAIL_SIDE)
+    thumbnail, notes = readable_thumbnail(slide, THUMBNAIL_SIDE)
+    check_stop(stop)
     probes = probe_tiles(slide, scale, thumbnail, options.tile or predictor.card.tile_size)
     if model.precision == "auto":
         model, _ = choose_precision(model, probes)
         if model.precision != predictor.facts.precision:
             predictor.close()
             predictor = load_predictor(model)
+    check_stop(stop)
     halo = predictor.card.halo if predictor.card.halo is not None else measure_halo(predictor, probes)
+    check_stop(stop)
     tile = choose_tiling(predictor.card, halo, tile=options.tile, overlap=options.overlap, window=options.window).tile
     batch = options.batch or predictor.fixed_input[0] or DEFAULT_CPU_BATCH
     program = ProgramFacts(
@@ -128,9 +138,10 @@ def _measured(slide: Slide, model: ModelSpec, predictor: Predictor, options: Run
         batch_independent=batch_is_independent(predictor, probes, batch),
     )
     wishes = _plan_options(options, batch, workers, warm_up(predictor, (batch, tile, tile), workers))
+    check_stop(stop)
     roi = None if options.roi is None else read_roi(options.roi, slide.bounds)
     plan = make_plan(PlanRequest(facts, predictor.card, program, wishes, thumbnail, roi))
-    return Prepared(slide, predictor, model, plan, thumbnail)
+    return Prepared(slide, predictor, model, replace(plan, notes=(*notes, *plan.notes)), thumbnail)
 
 
 def batch_is_independent(predictor: Predictor, probes: NDArray[np.uint8], batch: int) -> bool:

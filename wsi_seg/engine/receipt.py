@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -69,9 +69,11 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
-class RunTimes:
-    """When a run began and how long its tasks took."""
+class WorkDone:
+    """What a run's tasks answered and how long they took."""
 
+    receipts: Sequence[Receipt]
+    """Of all tasks, those of earlier runs included."""
     started: float
     """`perf_counter` at the command."""
     seconds_working: float

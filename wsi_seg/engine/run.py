@@ -15,7 +15,7 @@ from wsi_seg.engine.events import Listener, Note, RunStarted, TaskDone, TilesPre
 from wsi_seg.engine.job import RunJob, TaskKey
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.prepare import Prepared, prepare
-from wsi_seg.engine.receipt import Receipt, RunTimes
+from wsi_seg.engine.receipt import Receipt, WorkDone
 from wsi_seg.engine.report import RunReport
 from wsi_seg.engine.schedule import all_tasks, connect, run_in_threads, run_on_cluster
 from wsi_seg.engine.session import Session, run_task, run_task_on_worker
@@ -44,11 +44,12 @@ def run_slide(
     options = options or RunOptions()
     target = Target.of(source, out, options)
     target.check()
-    prepared = prepare(source, target.resuming(options))
+    stop = stop or threading.Event()
+    prepared = prepare(source, target.resuming(options), stop)
     for note in prepared.plan.notes:
         listener(Note(note))
     try:
-        return _Run(prepared, target, options, listener, stop or threading.Event()).carry_out(started)
+        return _Run(prepared, target, options, listener, stop).carry_out(started)
     finally:
         prepared.predictor.close()
         if isinstance(source, str | Path):
@@ -80,8 +81,8 @@ class _Run:
             job = RunJob(plan.run_id, run.path, self.prepared.slide, self.prepared.model, plan, spec)
             began = perf_counter()
             receipts = self._work(job, _receipts_of(run, spec))
-            times = RunTimes(started, perf_counter() - began)
-            return self.target.commit(run, spec, self.prepared, receipts, times)
+            work = WorkDone(receipts, started, perf_counter() - began)
+            return self.target.commit(run, spec, self.prepared, work, self.stop)
 
     def _work(self, job: RunJob, done: dict[TaskKey, Receipt]) -> list[Receipt]:
         """Run the tasks that have no receipt yet; answer the receipts of all."""

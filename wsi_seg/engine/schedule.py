@@ -14,7 +14,8 @@ from typing import Any
 
 from wsi_seg.engine.job import RunJob, TaskKey
 from wsi_seg.engine.receipt import Receipt
-from wsi_seg.errors import RunStopped, UsageError
+from wsi_seg.engine.stopping import check_stop
+from wsi_seg.errors import UsageError
 from wsi_seg.geometry import PyramidLayout
 
 WINDOW_PER_THREAD = 3
@@ -96,8 +97,7 @@ def _run_window(
         for future in running:
             live.discard(future)
             yield future.result()
-            if stop.is_set():
-                raise RunStopped("the run was stopped", remedy="run the same command again to resume")
+            check_stop(stop)
             for successor in submitted(1):
                 live.add(successor)
                 running.add(successor)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from threading import Event
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.engine.options import RunOptions
-from wsi_seg.engine.receipt import Receipt, RunTimes
+from wsi_seg.engine.receipt import Receipt, WorkDone
 from wsi_seg.engine.report import RunReport
+from wsi_seg.engine.stopping import check_stop
 from wsi_seg.engine.warm_up import peak_bytes
 from wsi_seg.errors import OutputExistsError, UsageError
 
@@ -72,6 +74,19 @@ class Target:
             raise OutputExistsError(
                 f"{self.out} exists", rule="results are never replaced unasked", remedy="--overwrite, or another --out"
             )
+        if self.tiff and self.out.exists():
+            self._check_ours()
+
+    def _check_ours(self) -> None:
+        """Never replace a slide, or any TIFF that is not a label map of ours."""
+        from wsi_seg.output.tiff_writer import is_label_tiff
+
+        if not is_label_tiff(self.out):
+            raise OutputExistsError(
+                f"{self.out} exists and is no result of wsi-seg",
+                rule="--overwrite replaces results only",
+                remedy="choose another --out, or remove it yourself",
+            )
 
     def resuming(self, options: RunOptions) -> RunOptions:
         """The options with the block size of the half-done result that is there, where none was asked for.
@@ -85,19 +100,18 @@ class Target:
         stored = stored_identity(partial_path(self.store))
         return options if stored is None else replace(options, block=stored.fields["layout"]["block"])
 
-    def commit(
-        self, run: RunDirectory, spec: ResultSpec, prepared: Prepared, receipts: Sequence[Receipt], times: RunTimes
-    ) -> RunReport:
-        """Write companions and metadata and give the result its name."""
+    def commit(self, run: RunDirectory, spec: ResultSpec, prepared: Prepared, work: WorkDone, stop: Event) -> RunReport:
+        """Write companions and metadata and give the result its name; a long copy looks at `stop`."""
         from wsi_seg.output.commit import commit_run
         from wsi_seg.output.label_store import open_result
 
-        tiles = _statuses(receipts, spec)
+        tiles = _statuses(work.receipts, spec)
         thumbnail = _thumbnail(prepared)
-        summary = _summary(spec, prepared, receipts, tiles, times)
+        summary = _summary(spec, prepared, work, tiles)
         picture = _overview(open_result(run.path, partial=True), spec, thumbnail, summary)
         if self.tiff:
-            return self._commit_tiff(run, spec, summary, picture)
+            self._commit_tiff(run, spec, (summary, picture), stop)
+            return RunReport(self.out, self._companion("overview.png"), summary, prepared.plan.notes)
         for name, content in (
             ("overview.png", picture),
             ("summary.json", summary.to_json()),
@@ -107,22 +121,29 @@ class Target:
         out = commit_run(run, spec, tiles=tiles, thumbnail=thumbnail, facts=summary.facts())
         return RunReport(out, out / "overview.png", summary, prepared.plan.notes)
 
-    def _commit_tiff(self, run: RunDirectory, spec: ResultSpec, summary: Summary, picture: bytes) -> RunReport:
-        """The TIFF from the working store, which is then removed."""
-        from wsi_seg.output.durable import write_durably
+    def _companion(self, name: str) -> Path:
+        """A file beside a TIFF result."""
+        return self.out.with_name(f"{self.out.name.removesuffix(self.out.suffix).removesuffix('.ome')}.{name}")
+
+    def _commit_tiff(self, run: RunDirectory, spec: ResultSpec, told: tuple[Summary, bytes], stop: Event) -> None:
+        """The TIFF from the working store, which is then removed.
+
+        The TIFF gets its name last but for that: where it is there, all of the result is.
+        """
+        from wsi_seg.output.durable import mapped_errors, publish, write_durably
         from wsi_seg.output.label_store import Result
         from wsi_seg.output.tiff_writer import write_ome_tiff
 
         result = Result(run.path, spec, {"run_id": run.run_id})
-        write_ome_tiff(result, self.out, flat=self.flat_tiff, overwrite=self.overwrite)
-        stem = self.out.name.removesuffix(self.out.suffix).removesuffix(".ome")
-        overview = self.out.with_name(f"{stem}.overview.png")
-        write_durably(overview, picture)
-        write_durably(self.out.with_name(f"{stem}.summary.json"), summary.to_json())
-        write_durably(self.out.with_name(f"{stem}.summary.csv"), summary.to_csv())
+        copy, (summary, picture) = run.path / self.out.name, told
+        write_ome_tiff(result, copy, flat=self.flat_tiff, overwrite=True, progress=lambda *_: check_stop(stop))
+        write_durably(self._companion("overview.png"), picture)
+        write_durably(self._companion("summary.json"), summary.to_json())
+        write_durably(self._companion("summary.csv"), summary.to_csv())
+        with mapped_errors(self.out, 0):
+            publish(copy, self.out)
         run.close()
-        shutil.rmtree(run.path)
-        return RunReport(self.out, overview, summary)
+        shutil.rmtree(run.path, ignore_errors=True)
 
 
 def _statuses(receipts: Sequence[Receipt], spec: ResultSpec) -> NDArray[np.uint8]:
@@ -144,24 +165,22 @@ def _thumbnail(prepared: Prepared) -> Thumbnail:
     return Thumbnail(prepared.thumbnail, plan.slide.l0_mpp.scaled(l0_height / height, l0_width / width))
 
 
-def _summary(
-    spec: ResultSpec, prepared: Prepared, receipts: Sequence[Receipt], tiles: NDArray[np.uint8], times: RunTimes
-) -> Summary:
+def _summary(spec: ResultSpec, prepared: Prepared, work: WorkDone, tiles: NDArray[np.uint8]) -> Summary:
     from wsi_seg.output.summary import Performance, make_summary
 
-    blocks = [receipt for receipt in receipts if receipt.tier == 0]
+    blocks = [receipt for receipt in work.receipts if receipt.tier == 0]
     stages: dict[str, float] = {}
     for receipt in blocks:
         for name, seconds in receipt.stages.items():
             stages[name] = stages.get(name, 0.0) + seconds
-    seconds = perf_counter() - times.started
+    seconds = perf_counter() - work.started
     performance = Performance(
         seconds=seconds,
         mpx_per_s=spec.layout.size[0] * spec.layout.size[1] / 1e6 / seconds,
         peak_memory_bytes=peak_bytes(),
         n_predicted=sum(receipt.n_predicted for receipt in blocks),
         stages={name: round(value, 3) for name, value in stages.items()},
-        seconds_working=times.seconds_working,
+        seconds_working=work.seconds_working,
     )
     return make_summary(
         spec,

@@ -80,6 +80,16 @@ def write_ome_tiff(
             publish(temp, out)
 
 
+def is_label_tiff(path: Path) -> bool:
+    """Whether a file is a label map that `write_ome_tiff` made."""
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages.first
+            return page.software == "wsi-seg" and NOT_ANALYSED in page.description
+    except Exception:  # tifffile raises many kinds for what is no TIFF
+        return False
+
+
 def _write(result: Result, path: Path, compression: str, step: Callable[[], None], *, flat: bool) -> None:
     spec, layout = result.spec, result.spec.layout
     n_bytes = sum(_padded_bytes(spec, level) for level in range(result.n_levels))
