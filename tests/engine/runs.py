@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,17 @@ from wsi_seg.slide import Slide, open_slide
 
 SMALL: dict[str, Any] = {"tile": 128, "block": 256, "workers": 2, "skip_background": False}
 """Options that cut a small slide into many tiles and blocks."""
+
+
+@contextmanager
+def folder_in_memory(otherwise: Path) -> Iterator[Path]:
+    """A folder in memory where there is such: runs sync every file, which a busy disk makes slow."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir():
+        yield otherwise
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
 
 
 class Runs:
