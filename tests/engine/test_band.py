@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wsi_kernels import accumulate, axis_window, label_argmax
 
-from wsi_seg.engine.band import Band
+from wsi_seg.engine.band import Band, Mosaic, Surface
 from wsi_seg.geometry import Box
 
 
@@ -21,7 +21,7 @@ def test_rolling_equals_whole(height: int, width: int, tile: int, half_overlap: 
     box = Box.at(100, 40, height, width)
     whole = np.zeros((3, height, width), np.uint32)
     labels = np.full((height, width), 255, np.uint8)
-    band = Band(box, tile + stride, labels, 3)
+    band = Band(Surface(box, labels), tile + stride, 3)
     for y in range(100 - half_overlap - stride, 100 + height, stride):
         band.finish(y)
         for x in range(40 - half_overlap - stride, 40 + width, stride):
@@ -37,6 +37,34 @@ def test_rolling_equals_whole(height: int, width: int, tile: int, half_overlap: 
 
 def test_finishing_past_the_window_labels_every_row() -> None:
     labels = np.full((100, 5), 255, np.uint8)
-    band = Band(Box.at(0, 0, 100, 5), 24, labels, 2)
+    band = Band(Surface(Box.at(0, 0, 100, 5), labels), 24, 2)
     band.finish(100)
     assert (labels == 0).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 70), st.sampled_from([16, 24, 32]), st.integers(0, 4), st.integers(0, 2**31))
+def test_mosaic_equals_band_where_tiles_do_not_blend(
+    height: int, width: int, tile: int, half_overlap: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    overlap = 2 * half_overlap
+    stride = tile - overlap
+    weights = axis_window(tile, overlap, "crop", first=False, last=False)
+    box = Box.at(100, 40, height, width)
+    surfaces = [
+        Surface(box, np.full((height, width), 255, np.uint8), np.zeros((3, height, width), np.uint8)) for _ in range(2)
+    ]
+    band, mosaic = Band(surfaces[0], tile + stride, 3), Mosaic(surfaces[1], tile, 3)
+    for y in range(100 - half_overlap - stride, 100 + height, stride):
+        band.finish(y)
+        mosaic.finish(y)
+        for x in range(40 - half_overlap - stride, 40 + width, stride):
+            prediction = rng.random((3, tile, tile), np.float32)
+            assert band.add_prediction(prediction, (weights, weights), y, x)
+            assert mosaic.add_prediction(prediction, (weights, weights), y, x)
+    band.finish(100 + height)
+    mosaic.finish(100 + height)
+    np.testing.assert_array_equal(surfaces[0].labels, surfaces[1].labels)
+    np.testing.assert_array_equal(surfaces[0].probabilities, surfaces[1].probabilities)
+    assert band.top == mosaic.top

@@ -42,7 +42,7 @@ def test_the_terms_are_the_arrays_of_the_engine() -> None:
     assert bytes_of(memory, "batch of tiles") == 8 * tile_px * 3 * (1 + 4)
     assert bytes_of(memory, "predictions") == 2 * 8 * 3 * tile_px * 4
     assert bytes_of(memory, "quantised tile") == 3 * tile_px * 2
-    assert bytes_of(memory, "canvas band") == (512 + stride) * 4096 * 3 * 4
+    assert bytes_of(memory, "sums of tiles") == (512 + stride) * 4096 * 3 * 4
     assert bytes_of(memory, "labels and their pyramid") >= 4096 * 4096 * (1 + 1 / 4 + 1 / 16 + 1 / 64)
     assert bytes_of(memory, "interpreter, libraries and model") == GB // 2
     shared = sum(term.n_bytes for term in memory.terms if not term.per_worker)
@@ -133,7 +133,7 @@ def test_a_peak_within_the_budget_is_accepted() -> None:
     ("work", "worst", "option"),
     [
         pytest.param(WORK, "predictions", "a smaller --batch", id="batch"),
-        pytest.param(replace(WORK, batch=1), "canvas band", "a smaller --block", id="block"),
+        pytest.param(replace(WORK, batch=1), "sums of tiles", "a smaller --block", id="block"),
         pytest.param(
             replace(WORK, batch=1, probabilities=True), "encoded shards", "a smaller --block", id="probabilities"
         ),

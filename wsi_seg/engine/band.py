@@ -1,9 +1,12 @@
-"""The rolling canvas of one block: predictions go in tile by tile, finished rows come out as labels.
+"""Where the tiles of a block become labels: summed in a rolling canvas, or laid side by side where they do not blend.
 
-Owns the uint32 accumulator (DESIGN D4) and which rows of it are complete. Knows no slide, no model and no file.
+Owns the uint32 sums (DESIGN D4) and which rows are complete. Knows no slide, no model and no file.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,21 +18,41 @@ Weights = tuple[NDArray[np.uint32], NDArray[np.uint32]]
 """Weights 0 … 256 along y and along x."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Surface:
+    """What a block's sums are turned into, piece by piece."""
+
+    box: Box
+    """The block, canvas px."""
+    labels: NDArray[Any]
+    """(h, w) of the block, uint8 or uint16."""
+    probabilities: NDArray[np.uint8] | None = None
+    """(C, h, w) of the block, where they are wanted."""
+    threshold: float = 0.5
+    """For a single channel: class 1 from here."""
+
+    def paint(self, sums: NDArray[np.uint32], area: Box) -> None:
+        """Label the canvas px of `area`, inside the block, from their complete sums (C, h, w)."""
+        y, x = area.slices((self.box.y0, self.box.x0))
+        if len(sums) == 1:
+            label_threshold(sums, self.threshold, self.labels[y, x])
+        else:
+            label_argmax(sums, self.labels[y, x])
+        if self.probabilities is not None:
+            probabilities_uint8(sums, self.probabilities[:, y, x])
+
+
 class Band:
     """A window of `height` rows over a block's canvas that moves down as rows are finished.
 
-    Sums are integers, so the order of additions cannot change a bit. `labels` is (h, w) of the whole block, filled from
-    the top; `probabilities` is uint8 (C, h, w) of the block, or None.
+    Sums are integers, so the order of additions cannot change a bit.
     """
 
-    def __init__(self, box: Box, height: int, labels: NDArray[np.unsignedinteger], n_channels: int) -> None:
-        self.box = box
-        self.labels = labels
-        self.probabilities: NDArray[np.uint8] | None = None
-        self.threshold = 0.5
-        self._sums = np.zeros((n_channels, min(height, box.height), box.width), np.uint32)
-        self._top = box.y0
-        self._touched = box.y0  # first row below every addition so far
+    def __init__(self, surface: Surface, height: int, n_channels: int) -> None:
+        self._surface, self._box = surface, surface.box
+        self._sums = np.zeros((n_channels, min(height, self._box.height), self._box.width), np.uint32)
+        self._top = self._box.y0
+        self._touched = self._box.y0  # first row below every addition so far
 
     @property
     def top(self) -> int:
@@ -44,32 +67,74 @@ class Band:
     def add(self, tile: NDArray[np.uint16], weights: Weights, y: int, x: int) -> None:
         """Add a weighted, quantised tile (C, H, W) with its corner at canvas (y, x); what lies outside is dropped."""
         self._touch(y + tile.shape[1])
-        accumulate(self._sums, tile, *weights, y - self._top, x - self.box.x0)
+        accumulate(self._sums, tile, *weights, y - self._top, x - self._box.x0)
 
     def add_prediction(self, tile: NDArray[np.float32], weights: Weights, y: int, x: int) -> bool:
         """As `add`, for float32 probabilities; adds nothing and answers False where one of them is none."""
         self._touch(y + tile.shape[1])
-        return accumulate_probabilities(self._sums, tile, *weights, y - self._top, x - self.box.x0)
+        return accumulate_probabilities(self._sums, tile, *weights, y - self._top, x - self._box.x0)
+
+    def finish(self, until: int) -> None:
+        """Label all rows above canvas row `until` and move the window down to it."""
+        while self._top < min(until, self._box.y1):
+            self._finish_rows(min(until, self._box.y1, self.bottom) - self._top)
 
     def _touch(self, bottom: int) -> None:
         self._touched = max(self._touched, min(bottom, self.bottom))
 
-    def finish(self, until: int) -> None:
-        """Label all rows above canvas row `until` and move the window down to it."""
-        while self._top < min(until, self.box.y1):
-            self._finish_rows(min(until, self.box.y1, self.bottom) - self._top)
-
     def _finish_rows(self, n: int) -> None:
-        at = self._top - self.box.y0
-        done = self._sums[:, :n]
-        if len(done) == 1:
-            label_threshold(done, self.threshold, self.labels[at : at + n])
-        else:
-            label_argmax(done, self.labels[at : at + n])
-        if self.probabilities is not None:
-            probabilities_uint8(done, self.probabilities[:, at : at + n])
+        self._surface.paint(self._sums[:, :n], Box.at(self._top, self._box.x0, n, self._box.width))
         used = max(self._touched - self._top, n)
         for plane in self._sums:
             plane[: used - n] = plane[n:used]
             plane[used - n : used] = 0
         self._top += n
+
+
+class Mosaic:
+    """As `Band`, for tiles that do not blend: each pixel has one tile, so it is labelled as soon as that is there.
+
+    The sums of a tile stay in the processor's cache; those of a band do not. The same kernels, so the same bits.
+    """
+
+    def __init__(self, surface: Surface, tile: int, n_channels: int) -> None:
+        self._surface, self._box = surface, surface.box
+        self._sums = np.zeros((n_channels, tile, tile), np.uint32)
+        self.top = self._box.y0
+        """First row that is not finished, in canvas px."""
+
+    def add(self, tile: NDArray[np.uint16], weights: Weights, y: int, x: int) -> None:
+        """See `Band.add`."""
+        area = self._area(weights, y, x)
+        if not area.is_empty:
+            sums = self._cleared(area)
+            accumulate(sums, tile, *weights, y - area.y0, x - area.x0)
+            self._surface.paint(sums, area)
+
+    def add_prediction(self, tile: NDArray[np.float32], weights: Weights, y: int, x: int) -> bool:
+        """See `Band.add_prediction`."""
+        area = self._area(weights, y, x)
+        if area.is_empty:
+            return True
+        sums = self._cleared(area)
+        if not accumulate_probabilities(sums, tile, *weights, y - area.y0, x - area.x0):
+            return False
+        self._surface.paint(sums, area)
+        return True
+
+    def finish(self, until: int) -> None:
+        """See `Band.finish`."""
+        self.top = max(self.top, min(until, self._box.y1))
+
+    def _area(self, weights: Weights, y: int, x: int) -> Box:
+        """Canvas px of the block that a tile at (y, x) owns."""
+        rows, columns = (np.flatnonzero(axis) for axis in weights)
+        if not rows.size or not columns.size:
+            return Box(0, 0, 0, 0)
+        owned = Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1).shift(y, x)
+        return owned.intersect(self._box)
+
+    def _cleared(self, area: Box) -> NDArray[np.uint32]:
+        sums = self._sums[:, : area.height, : area.width]
+        sums[:] = 0
+        return sums

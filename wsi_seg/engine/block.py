@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from wsi_kernels import fill_polygons, quantise
 
-from wsi_seg.engine.band import Band
+from wsi_seg.engine.band import Band, Mosaic, Surface
 from wsi_seg.engine.edge_cache import Edge
 from wsi_seg.engine.events import TilesPredicted
 from wsi_seg.engine.feed import RowFeed, read_canvas
@@ -44,7 +44,7 @@ def run_block(session: Session, row: int, column: int) -> Receipt:
         session.edges.abandon(work.claimed)
     work.mask_roi()
     with work.clock.stage("write"):
-        shards, counts = write_shards(session, 0, (row, column), work.labels, work.band.probabilities)
+        shards, counts = write_shards(session, 0, (row, column), work.labels, work.surface.probabilities)
     receipt = Receipt(
         tier=0,
         row=row,
@@ -70,11 +70,14 @@ class _BlockWork:
         self.box = plan.layout.task_box(0, row, column)
         self.clock = StageClock()
         self.labels = np.full(self.box.size, session.job.result.not_analysed, session.label_dtype)
+        probabilities = np.zeros((session.n_channels, *self.box.size), np.uint8) if plan.probabilities else None
+        self.surface = Surface(self.box, self.labels, probabilities, plan.card.threshold)
         # A batch may span two rows of tiles, so that rows of few tiles still fill it.
-        self.band = Band(self.box, self.grid.tile + self.grid.stride, self.labels, session.n_channels)
-        self.band.threshold = plan.card.threshold
-        if plan.probabilities:
-            self.band.probabilities = np.zeros((session.n_channels, *self.box.size), np.uint8)
+        self.band = (
+            Band(self.surface, self.grid.tile + self.grid.stride, session.n_channels)
+            if self.grid.blends
+            else Mosaic(self.surface, self.grid.tile, session.n_channels)
+        )
         self.batch = np.empty((plan.batch, self.grid.tile, self.grid.tile, 3), np.uint8)
         self.waiting: list[Key] = []  # in the batch, by slot
         self.deferred: list[Key] = []  # another block predicts them

@@ -106,9 +106,13 @@ def _read_level(
     if inside == area:
         return slide.read_region(area, level, out)
     pixels = np.empty((*area.size, 3), np.uint8) if out is None else out
-    pixels[:] = fill
-    if not inside.is_empty:
-        slide.read_region(inside, level, pixels[inside.slices((area.y0, area.x0))])
+    if inside.is_empty:
+        pixels[:] = fill
+        return pixels
+    y, x = inside.slices((area.y0, area.x0))
+    # Only the margins: writing a colour over rows that are read anyway costs as much as decoding them.
+    pixels[: y.start] = pixels[y.stop :] = pixels[y, : x.start] = pixels[y, x.stop :] = fill
+    slide.read_region(inside, level, pixels[y, x])
     return pixels
 
 

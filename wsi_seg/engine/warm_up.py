@@ -34,9 +34,9 @@ def peak_bytes() -> int:
 
 def _touch_kernels(predictor: Predictor) -> None:
     """Load (the first time ever: compile) the kernels with the types the run will use."""
-    from wsi_kernels import count_labels, halve_majority, halve_mean, probabilities_uint8, quantise
+    from wsi_kernels import count_labels, halve_majority, halve_mean, quantise
 
-    from wsi_seg.engine.band import Band
+    from wsi_seg.engine.band import Band, Surface
     from wsi_seg.geometry import Box
 
     channels, side, ignore = predictor.n_channels, 4, predictor.card.not_analysed
@@ -44,8 +44,7 @@ def _touch_kernels(predictor: Predictor) -> None:
     quantised = np.zeros((channels, side, side), np.uint16)
     quantise(np.zeros((channels, side, side), np.float32), quantised)
     probabilities = np.zeros((channels, side, side), np.uint8)
-    probabilities_uint8(np.zeros((channels, side, side), np.uint32), probabilities)
-    band = Band(Box(0, 0, side, side), side, labels, channels)
+    band = Band(Surface(Box(0, 0, side, side), labels, probabilities), side, channels)
     weights = np.zeros(side, np.uint32)
     band.add(quantised, (weights, weights), 0, 0)
     band.add_prediction(np.zeros((channels, side, side), np.float32), (weights, weights), 0, 0)

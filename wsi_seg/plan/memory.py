@@ -22,7 +22,7 @@ ENCODED_LABELS = 0.5
 classes to a quarter."""
 ENCODED_PROBABILITIES = 2.0
 """The same for probabilities, whose noise does not compress."""
-UINT16, FLOAT32, RGB = 2, 4, 3
+UINT16, UINT32, FLOAT32, RGB = 2, 4, 4, 3
 PYRAMID = 4 / 3
 """A shard and all its halvings: 1 + 1/4 + 1/16 + …"""
 
@@ -209,16 +209,17 @@ def _reading(work: WorkShape, block: int) -> Iterator[MemoryTerm]:
 
 
 def _predicting(work: WorkShape, block: int) -> Iterator[MemoryTerm]:
-    """A batch as read and as floats, what comes back and a copy, one quantised tile, the band tiles are summed into."""
+    """A batch as read and as floats, what comes back and a copy, one quantised tile, and what tiles are summed in."""
     grid, channels = work.grid, work.n_channels
     batch_px = work.batch * grid.tile**2
-    band = (grid.tile + grid.stride) * _width(work, block) * channels * FLOAT32
+    sums_px = (grid.tile + grid.stride) * _width(work, block) if grid.blends else grid.tile**2
     yield MemoryTerm("batch of tiles", batch_px * RGB * (1 + FLOAT32), per_worker=True, remedy="--batch")
     yield MemoryTerm("predictions", 2 * batch_px * channels * FLOAT32, per_worker=True, remedy="--batch")
     if work.workspace_bytes:
         yield MemoryTerm("runtime workspace", work.workspace_bytes, per_worker=True, remedy="--batch")
     yield MemoryTerm("quantised tile", channels * grid.tile**2 * UINT16, per_worker=True, remedy="--tile")
-    yield MemoryTerm("canvas band", band, per_worker=True, remedy="--block")
+    remedy = "--block" if grid.blends else "--tile"
+    yield MemoryTerm("sums of tiles", sums_px * channels * UINT32, per_worker=True, remedy=remedy)
 
 
 def _writing(work: WorkShape, block: int) -> Iterator[MemoryTerm]:
