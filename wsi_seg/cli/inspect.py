@@ -1,57 +1,90 @@
-"""`wsi-seg info`: what a slide is."""
+"""`wsi-seg info`: what a slide or a result is."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from wsi_seg.slide import Slide
+
+Sections = list[tuple[str, list[tuple[str, str]]]]
+
 
 def info(
-    slide: Annotated[Path, typer.Argument(help="A whole-slide image.", show_default=False)],
+    path: Annotated[Path, typer.Argument(help="A whole-slide image, or a result folder.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell what a slide is.
+    """Tell what a slide or a result is: size, resolution, levels, classes.
 
-    Reader, size, resolution, levels. Label and macro images are never touched.
+    Label and macro images are never touched.
     """
     from wsi_seg.cli.tables import print_sections
-    from wsi_seg.slide import open_slide
 
-    opened = open_slide(slide)
-    mpp = opened.mpp
-    facts = {
-        "path": str(slide),
-        "vendor": opened.vendor,
-        "reader": opened.reader,
-        "mpp": None if mpp is None else [mpp.y, mpp.x],
-        "bounds": [opened.bounds.y0, opened.bounds.x0, opened.bounds.y1, opened.bounds.x1],
-        "levels": [
-            {"size": list(level.size), "downsample": list(level.downsample), "tile": level.tile and list(level.tile)}
-            for level in opened.levels
-        ],
-        "fingerprint": opened.fingerprint(),
-    }
-    opened.close()
+    facts, sections = _result(path) if (path / "provenance.json").is_file() else _slide(path)
     if as_json:
         print(json.dumps(facts, indent=2))
-        return
-    resolution = "not stated (give --mpp to run)" if mpp is None else f"{mpp.y:.4g} x {mpp.x:.4g} um/px (y, x)"
+    else:
+        print_sections(sections)
+
+
+def _slide(path: Path) -> tuple[dict[str, Any], Sections]:
+    """A slide as plain values and as words."""
+    from wsi_seg.slide import open_slide
+
+    slide = open_slide(path)
+    mpp, fingerprint = slide.mpp, slide.fingerprint()
+    facts = {
+        "path": str(path),
+        "vendor": slide.vendor,
+        "reader": slide.reader,
+        "mpp": None if mpp is None else [mpp.y, mpp.x],
+        "bounds": [slide.bounds.y0, slide.bounds.x0, slide.bounds.y1, slide.bounds.x1],
+        "levels": [
+            {"size": list(level.size), "downsample": list(level.downsample), "tile": level.tile and list(level.tile)}
+            for level in slide.levels
+        ],
+        "fingerprint": fingerprint,
+    }
     rows = [
-        ("path", str(slide)),
-        ("vendor", opened.vendor),
-        ("reader", opened.reader),
-        ("resolution", resolution),
-        ("fingerprint", opened.fingerprint()[:16]),
+        ("path", str(path)),
+        ("vendor", slide.vendor),
+        ("reader", slide.reader),
+        ("resolution", "not stated (give --mpp to run)" if mpp is None else f"{mpp.y:.4g} x {mpp.x:.4g} um/px (y, x)"),
+        ("fingerprint", fingerprint[:16]),
     ]
-    levels = [
+    slide.close()
+    return facts, [("Slide", rows), ("Levels (width x height)", _levels(slide))]
+
+
+def _levels(slide: Slide) -> list[tuple[str, str]]:
+    return [
         (
             f"level {index}",
             f"{level.size[1]} x {level.size[0]} px, downsample {level.downsample[1]:g}"
             + (f", tiles {level.tile[1]} x {level.tile[0]}" if level.tile else ""),
         )
-        for index, level in enumerate(opened.levels)
+        for index, level in enumerate(slide.levels)
     ]
-    print_sections([("Slide", rows), ("Levels (width x height)", levels)])
+
+
+def _result(path: Path) -> tuple[dict[str, Any], Sections]:
+    """A finished result as plain values and as words."""
+    from wsi_seg.output.label_store import open_result
+
+    result = open_result(path)
+    spec, layout = result.spec, result.spec.layout
+    facts = {"path": str(path), "run_id": result.run_id, "n_levels": result.n_levels, **spec.to_mapping()}
+    rows = [
+        ("path", str(path)),
+        ("of slide", spec.name),
+        ("run", result.run_id[:12]),
+        ("size", f"{layout.size[1]} x {layout.size[0]} px at {spec.mpp.y:.4g} x {spec.mpp.x:.4g} um/px (y, x)"),
+        ("levels", f"{result.n_levels}, blocks of {layout.block} px"),
+        ("probabilities", f"{spec.n_channels} channels" if spec.probabilities else "not stored"),
+    ]
+    classes = [(str(index), f"{entry.name} {entry.colour}") for index, entry in enumerate(spec.classes)]
+    return facts, [("Result of wsi-seg", rows), ("Labels", [*classes, (str(spec.not_analysed), "not analysed")])]

@@ -55,7 +55,7 @@ class _Bar:
             case TaskDone():
                 pass
             case Note(text=text):
-                self._console.print(f"note: {text}", highlight=False, markup=False, style="yellow")
+                self._console.print(f"note: {text}", highlight=False, markup=False, style="yellow", soft_wrap=True)
 
     def _start(self, event: RunStarted) -> None:
         self._began = monotonic()

@@ -40,7 +40,7 @@ def parse_bytes(text: str) -> int:
         amount = float(number.removesuffix(unit)) * _UNITS[unit]
     except ValueError:
         amount = 0
-    if amount <= 0:
+    if not 0 < amount < float("inf"):
         raise UsageError(f"--memory {text!r}", rule="a size above 0", remedy="e.g. 8G or 512M")
     return int(amount)
 

@@ -19,7 +19,7 @@ from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.stopping import check_stop
 from wsi_seg.engine.tolerance import readable_thumbnail
 from wsi_seg.engine.warm_up import warm_up
-from wsi_seg.errors import MissingMppError, RegionReadError, UsageError
+from wsi_seg.errors import MemoryBudgetError, MissingMppError, RegionReadError, UsageError
 from wsi_seg.geometry import Box
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def prepare(source: Path | Slide, options: RunOptions, stop: Event | None = None
 
 
 def _check(options: RunOptions) -> None:
-    for name, value in (("workers", options.workers), ("batch", options.batch), ("tile", options.tile)):
+    for name, value in (("workers", options.workers), ("batch-size", options.batch), ("tile", options.tile)):
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value}", rule="at least 1")
 
@@ -117,6 +117,7 @@ def _measured(
     scale = choose_scale(slide.levels, slide.mpp, slide.bounds, predictor.card.mpp)
     thumbnail, notes = readable_thumbnail(slide, THUMBNAIL_SIDE)
     check_stop(stop)
+    _refuse_hopeless(predictor, options, workers)
     probes = probe_tiles(slide, scale, thumbnail, options.tile or predictor.card.tile_size)
     if model.precision == "auto":
         model, _ = choose_precision(model, probes)
@@ -142,6 +143,24 @@ def _measured(
     roi = None if options.roi is None else read_roi(options.roi, slide.bounds)
     plan = make_plan(PlanRequest(facts, predictor.card, program, wishes, thumbnail, roi))
     return Prepared(slide, predictor, model, replace(plan, notes=(*notes, *plan.notes)), thumbnail)
+
+
+def _refuse_hopeless(predictor: Predictor, options: RunOptions, workers: int) -> None:
+    """Refuse, before anything of that size is made, what the plan would refuse after it was tried.
+
+    A lower bound: every worker holds the pixels and the predictions of a batch. Raises MemoryBudgetError.
+    """
+    from wsi_seg.plan import default_budget, format_bytes
+
+    tile, batch = options.tile or predictor.card.tile_size, options.batch or predictor.fixed_input[0] or 1
+    least = workers * batch * tile**2 * (3 + 4 * predictor.n_channels)
+    budget = options.memory_bytes or default_budget()
+    if least > budget:
+        raise MemoryBudgetError(
+            f"{workers} workers with batches of {batch} tiles of {tile} px need {format_bytes(least)} at the least",
+            rule=f"the budget is {format_bytes(budget)}",
+            remedy="a smaller --tile, --batch-size or --workers, or a larger --memory",
+        )
 
 
 def batch_is_independent(predictor: Predictor, probes: NDArray[np.uint8], batch: int) -> bool:

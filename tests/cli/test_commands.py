@@ -1,0 +1,206 @@
+"""What the commands say and with which code they leave."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wsi_seg import __version__
+from wsi_seg.errors import PredictorError
+from wsi_seg.output.label_store import open_result
+
+COMMANDS = ["run", "plan", "info", "verify", "sample", "models"]
+SMALL = ("--tile", 128, "--block", 256, "--no-skip", "--quiet")
+
+
+class TestHelp:
+    def test_lists_the_commands(self, wsi_seg: Any) -> None:
+        code, out, _ = wsi_seg("--help")
+        assert code == 0
+        assert all(f" {command} " in out for command in COMMANDS)
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_of_each_command(self, wsi_seg: Any, command: str) -> None:
+        code, out, _ = wsi_seg(command, "--help")
+        assert code == 0
+        assert "Usage" in out
+        assert "--help" in out
+
+    def test_version(self, wsi_seg: Any) -> None:
+        assert wsi_seg("--version")[:2] == (0, f"{__version__}\n")
+
+    def test_no_command(self, wsi_seg: Any) -> None:
+        code, out, err = wsi_seg()
+        assert code == 2
+        assert "Usage" in out + err
+
+
+# arguments after the slide, exit code, what the first line says
+REFUSED = [
+    (("--memory", "x"), 2, "--memory 'x'"),
+    (("--memory", "nan"), 2, "--memory 'nan'"),
+    (("--memory", "1e400"), 2, "--memory '1e400'"),
+    (("--memory", "10M"), 1, "the projected peak is"),
+    (("--overlap", "7"), 1, "overlap 7"),
+    (("--overlap", "some"), 2, "--overlap 'some'"),
+    (("--tile", "0"), 2, "--tile 0"),
+    (("--tile", "50000"), 1, "tiles of 50000 px need"),
+    (("--batch-size", "0"), 2, "--batch-size 0"),
+    (("--batch-size", "1000000"), 1, "batches of 1000000 tiles"),
+    (("--workers", "0"), 2, "--workers 0"),
+    (("--workers", "1000000"), 1, "1000000 workers"),
+    (("--block", "300"), 1, "block size 300"),
+    (("--roi", "missing"), 1, "region file missing"),
+    (("--model", "nope"), 1, "model 'nope'"),
+    (("--model", "nope:nope"), 1, "module 'nope'"),
+    (("--window", "nope"), 1, "window 'nope'"),
+    (("--reader", "nope"), 2, "reader 'nope'"),
+    (("--runtime", "nope"), 2, "runtime 'nope'"),
+    (("--precision", "fp8"), 2, "precision 'fp8'"),
+    (("--mpp", "nan"), 2, "resolution nan"),
+    (("--mpp", "50"), 1, "the nearest stored level has 50"),
+    (("--classes", "only"), 1, "1 classes"),
+    (("--mean", "1,2"), 2, "--mean '1,2'"),
+    (("--threshold", "3"), 1, "threshold 3.0"),
+]
+
+
+class TestErrors:
+    """Every error is: what, then rule, then remedy; and a code."""
+
+    @pytest.mark.parametrize("command", ["run", "plan"])
+    @pytest.mark.parametrize(("arguments", "code", "what"), REFUSED, ids=lambda value: str(value)[:30])
+    def test_garbage(
+        self, wsi_seg: Any, small_slide: Path, tmp_path: Path, command: str, arguments: Any, code: int, what: str
+    ) -> None:
+        out = ("--out", tmp_path / "x.seg.zarr", "--quiet") if command == "run" else ()
+        left = wsi_seg(command, small_slide, *arguments, *out)
+        assert left.code == code
+        assert left.out == ""
+        first, *others = left.err.splitlines()
+        assert first.startswith("error: ")
+        assert what in first
+        assert all(line.startswith(("  rule: ", "  try:  ")) for line in others)
+        assert list(tmp_path.iterdir()) == [], "nothing is left of what was refused"
+
+    @pytest.mark.parametrize(
+        ("out", "code", "remedy"),
+        [("foo.png", 2, "foo.png.seg.zarr"), ("no/folder/x.seg.zarr", 2, "make the folder"), (".", 2, "seg.zarr")],
+    )
+    def test_impossible_results(
+        self, wsi_seg: Any, small_slide: Path, tmp_path: Path, out: str, code: int, remedy: str
+    ) -> None:
+        left = wsi_seg("run", small_slide, "--out", tmp_path / out)
+        assert left.code == code
+        assert remedy in left.err
+
+    @pytest.mark.parametrize("command", ["run", "plan", "info"])
+    @pytest.mark.parametrize("name", ["missing.svs", "", "text.svs"])
+    def test_no_slide(self, wsi_seg: Any, tmp_path: Path, command: str, name: str) -> None:
+        (tmp_path / "text.svs").write_text("not a slide")
+        left = wsi_seg(command, tmp_path / name)
+        assert left.code == 1
+        assert left.err.startswith(f"error: {tmp_path / name}")
+        assert "  try:  " in left.err
+
+    def test_no_scheduler(self, wsi_seg: Any, small_slide: Path, tmp_path: Path, monkeypatch: Any) -> None:
+        def refuse(*_: object, **__: object) -> None:
+            raise TimeoutError("nobody there")
+
+        monkeypatch.setattr("distributed.Client", refuse)
+        left = wsi_seg("run", small_slide, "--out", tmp_path / "x.seg.zarr", "--scheduler", "tcp://127.0.0.1:1", "-q")
+        assert left.code == 2
+        assert "no Dask scheduler at tcp://127.0.0.1:1" in left.err
+
+    @pytest.mark.parametrize("arguments", [("run",), ("run", "x", "--bogus"), ("bogus",), ("run", "x", "--tile", "a")])
+    def test_typing_errors(self, wsi_seg: Any, arguments: tuple[str, ...]) -> None:
+        left = wsi_seg(*arguments)
+        assert left.code == 2
+        assert "Error: " in left.err
+
+    def test_a_fault_of_ours_is_one_message_too(self, wsi_seg: Any, small_slide: Path, monkeypatch: Any) -> None:
+        def break_down(*_: object) -> None:
+            raise KeyError("surprise")
+
+        monkeypatch.setattr("wsi_seg.engine.prepare.prepare", break_down)
+        left = wsi_seg("plan", small_slide)
+        assert left.code == 1
+        assert left.err == "error: KeyError: 'surprise'\n  try:  wsi-seg --debug … shows where\n"
+
+    def test_debug_shows_the_traceback(self, small_slide: Path, monkeypatch: Any) -> None:
+        from wsi_seg.cli.main import main
+
+        def break_down(*_: object) -> None:
+            raise PredictorError("surprise")
+
+        monkeypatch.setattr("wsi_seg.engine.prepare.prepare", break_down)
+        with pytest.raises(PredictorError, match="surprise"):
+            main(["--debug", "plan", str(small_slide)])
+
+
+class TestJson:
+    def test_plan(self, wsi_seg: Any, small_slide: Path) -> None:
+        left = wsi_seg("plan", small_slide, "--json")
+        assert left.code == 0
+        assert set(json.loads(left.out)) == {
+            "run_id", "identity", "layout", "slide", "program", "tiling", "selection", "n_levels", "tissue_mm2",
+            "memory", "notes",
+        }  # fmt: skip
+
+    def test_run(self, wsi_seg: Any, small_slide: Path, tmp_path: Path) -> None:
+        left = wsi_seg("run", small_slide, "--out", tmp_path / "x.seg.zarr", *SMALL, "--json")
+        assert (left.code, left.err) == (0, "")
+        report = json.loads(left.out)
+        assert report["out"] == str(tmp_path / "x.seg.zarr")
+        assert report["tiles"]["done"] == sum(report["tiles"].values()) == open_result(tmp_path / "x.seg.zarr").read_tiles().size  # fmt: skip  # noqa: E501
+        assert sum(entry["n_pixels"] for entry in report["classes"]) == 1100 * 1500
+
+    def test_info_and_models(self, wsi_seg: Any, small_slide: Path) -> None:
+        info = json.loads(wsi_seg("info", small_slide, "--json").out)
+        assert info["levels"][0]["size"] == [1100, 1500]
+        assert info["mpp"] == [0.5, 0.5]
+        cards = json.loads(wsi_seg("models", "--json").out)
+        assert "he-stain" in cards
+        assert json.loads(wsi_seg("models", "he-stain", "--json").out)["he-stain"] == cards["he-stain"]
+
+    def test_verify(self, wsi_seg: Any, small_slide: Path, tmp_path: Path) -> None:
+        out = tmp_path / "x.seg.zarr"
+        assert wsi_seg("run", small_slide, "--out", out, *SMALL).code == 0
+        sound = wsi_seg("verify", out, "--json")
+        assert sound.code == 0
+        assert json.loads(sound.out)["problems"] == []
+        next(file for file in out.rglob("c/0/0") if file.is_file()).write_bytes(b"x")
+        damaged = wsi_seg("verify", out, "--json")
+        assert damaged.code == 1
+        assert json.loads(damaged.out)["problems"]
+        assert wsi_seg("verify", out).out.startswith(f"{out} is damaged")
+
+
+class TestWords:
+    def test_run_names_classes_and_files(self, wsi_seg: Any, small_slide: Path, tmp_path: Path) -> None:
+        left = wsi_seg("run", small_slide, "--out", tmp_path / "x.seg.zarr", "--tile", 256)
+        assert left.code == 0
+        for word in ("background", "stroma", "nuclei", "mm2", "overview.png", "done"):
+            assert word in left.out
+        assert "tiles" in left.err
+
+    def test_plan_and_info(self, wsi_seg: Any, small_slide: Path) -> None:
+        assert "0.5" in wsi_seg("info", small_slide).out
+        said = wsi_seg("plan", small_slide).out
+        assert "emory" in said
+        assert "he-stain" in said
+
+    def test_default_name(self, wsi_seg: Any, small_slide: Path, tmp_path: Path, monkeypatch: Any) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert wsi_seg("run", small_slide, *SMALL).code == 0
+        assert [path.name for path in tmp_path.iterdir()] == ["small.seg.zarr"]
+
+    def test_sample(self, wsi_seg: Any, tmp_path: Path) -> None:
+        slide = tmp_path / "made.tif"
+        assert wsi_seg("sample", "--synthetic", "300x200", slide).code == 0
+        assert json.loads(wsi_seg("info", slide, "--json").out)["levels"][0]["size"] == [200, 300]
+        assert wsi_seg("sample", "--synthetic", "300x200", slide).code == 1
+        assert wsi_seg("sample", "--synthetic", "300", slide).code == 2
