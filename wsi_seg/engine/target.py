@@ -56,8 +56,10 @@ class Target:
         out = Path(out)
         tiff = out.suffix.lower() in (".tif", ".tiff")
         if not tiff and out.suffix.lower() != ".zarr":
+            raise UsageError(f"--out {out}", rule="NAME.seg.zarr or NAME.ome.tif", remedy=f"--out {out.name}.seg.zarr")
+        if tiff and options.probabilities:
             raise UsageError(
-                f"--out {out}", rule="NAME.seg.zarr or NAME.ome.tif", remedy=f"try --out {out.name}.seg.zarr"
+                "--probabilities with a TIFF result", rule="TIFF holds labels only", remedy="--out NAME.seg.zarr"
             )
         return cls(out, tiff, options.flat_tiff, options.overwrite)
 

@@ -6,6 +6,7 @@ program's own shapes and operations do not prove.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,9 @@ def find_card(name: str, signature: Signature, beside: Path, overrides: CardOver
     if text is None:
         return _assemble(name, signature, stated)
     card = ModelCard.from_json(text, source)
-    return FoundCard(card.replaced(**stated) if stated else card, True)
+    # A card that leaves the stride out does not mean 1: it is measured, as without a card.
+    knows_stride = "output_stride" in {*json.loads(text), *stated}
+    return FoundCard(card.replaced(**stated) if stated else card, knows_stride)
 
 
 def fixed_input(signature: Signature, layout: str) -> tuple[int | None, int | None, int | None]:

@@ -141,6 +141,8 @@ class MemoryProjection:
             yield f"--workers {affordable}"
         if self.worst.remedy and not (self.worst.remedy == "--block" and self.block == MIN_SHARD):
             yield f"a smaller {self.worst.remedy}"
+        if not self.worst.remedy and self.n_workers > 1:
+            yield "fewer --workers"
         yield f"--memory {ceil(self.total_bytes / 1e8) / 10:g}GB"
 
 

@@ -29,7 +29,7 @@ class TiffSlide(StoredSlide):
         """`layout`: the file's directories where they were read already. Raises SlideOpenError."""
         layout = layout or read_layout(path)
         if layout.refusal:
-            raise SlideOpenError(f"{path} cannot be read as plain tiles: {layout.refusal}", remedy="try --reader auto")
+            raise SlideOpenError(f"{path} cannot be read as plain tiles: {layout.refusal}", remedy="--reader auto")
         self._tables = layout.tables
         self._file = ByteFile(path)
         levels = stored_levels([table.size for table in layout.tables], [table.tile for table in layout.tables])
