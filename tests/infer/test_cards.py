@@ -48,7 +48,7 @@ def test_what_is_missing_is_named_and_what_was_found_too(affine: Affine) -> None
     with pytest.raises(CardError) as caught:
         load_predictor(ModelSpec(str(path), card=CardOverrides(mean=(0.5, 0.5, 0.5))))
     message = str(caught.value)
-    assert "missing: --mpp, --classes, --std (the output has 2 channels)" in message
+    assert "missing: --model-mpp, --classes, --std (the output has 2 channels)" in message
     assert "mean (0.5, 0.5, 0.5)" in message
     assert "layout NCHW" in message
     assert "activation probabilities" in message
