@@ -1,0 +1,94 @@
+"""Ctrl-C and SIGTERM, to a real process."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from benchmarks import networks
+from tests.engine.runs import shard_bytes
+from wsi_seg.output.label_store import open_result
+
+
+@pytest.fixture(scope="module")
+def slow_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A U-Net large enough for a run of some seconds."""
+    shape = networks.UnetShape(base_channels=8, depth=2, tile_size=128)
+    return str(networks.unet(tmp_path_factory.mktemp("models") / "unet.onnx", shape))
+
+
+@pytest.fixture
+def command(small_slide: Path, tmp_path: Path, slow_model: str) -> list[str]:
+    return [
+        sys.executable, "-m", "wsi_seg.cli", "run", str(small_slide), "--out", str(tmp_path / "x.seg.zarr"),
+        "--model", slow_model, "--tile", "128", "--block", "256", "--workers", "1", "--no-skip",
+    ]  # fmt: skip
+
+
+@contextmanager
+def started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        yield process
+        process.kill()
+
+
+def wait_for_marker(process: subprocess.Popen[str], folder: Path) -> None:
+    while process.poll() is None and not list(folder.rglob("done/0/[0-9]*.json")):
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_first_signal_stops_and_the_same_command_resumes(
+    wsi_seg: Any, command: list[str], tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    with started(command) as process:
+        wait_for_marker(process, tmp_path)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        began = time.monotonic()
+        _, said = process.communicate(timeout=60)
+        assert time.monotonic() - began < 10
+    assert process.returncode == code, said
+    assert "Traceback" not in said
+    assert "error: the run was stopped" in said
+    assert "try:  run the same command again to resume" in said
+    assert not [child for child in children if child.is_running()]
+    assert (tmp_path / "x.seg.zarr.partial").is_dir()
+    assert not (tmp_path / "x.seg.zarr").exists()
+    again = wsi_seg(*command[3:])
+    assert again.code == 0
+    assert "resuming: " in again.err
+    fresh = [word.replace("x.seg.zarr", "fresh.seg.zarr") for word in command[3:]]
+    assert wsi_seg(*fresh).code == 0
+    results = [open_result(tmp_path / name) for name in ("x.seg.zarr", "fresh.seg.zarr")]
+    assert shard_bytes(results[0]) == shard_bytes(results[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_signal_leaves_at_once(number: signal.Signals) -> None:
+    stuck = (
+        "import time; from wsi_seg.engine.signals import stop_on_signals\n"
+        "with stop_on_signals() as stop:\n"
+        "    print('ready', flush=True)\n"
+        "    while not stop.is_set(): time.sleep(0.01)\n"
+        "    print('heard', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    with started([sys.executable, "-c", stuck]) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        assert process.stdout.readline() == "heard\n"
+        process.send_signal(number)
+        assert process.wait(timeout=5) == 128 + number
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
