@@ -40,6 +40,8 @@ class _Bar:
 
     def __init__(self, bar: Progress, console: Console) -> None:
         self._bar, self._console = bar, console
+        text = "preparing (the first run ever also compiles the kernels, up to a minute)"
+        self._preparing = bar.add_task(text, total=None, speed="")
         self._task: TaskID | None = None
         self._began = monotonic()
         self._tiles = 0
@@ -58,6 +60,7 @@ class _Bar:
                 self._console.print(f"note: {text}", highlight=False, markup=False, style="yellow", soft_wrap=True)
 
     def _start(self, event: RunStarted) -> None:
+        self._bar.remove_task(self._preparing)
         self._began = monotonic()
         self._px_per_tile = event.canvas_pixels * event.analysed_share / max(1, event.n_tiles)
         skipped = f"{100 * (1 - event.analysed_share):.0f} % skipped"

@@ -14,8 +14,7 @@ from wsi_seg.card import named_classes
 from wsi_seg.engine.options import DEFAULT_MODEL, RunOptions
 from wsi_seg.errors import UsageError
 
-_MODEL, _SLIDE, _TILING, _MACHINE = "Model", "Slide", "Tiling", "Machine"
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
 def _triple(text: str, option: str) -> tuple[float, float, float]:
@@ -29,15 +28,17 @@ def _triple(text: str, option: str) -> tuple[float, float, float]:
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes of `8G`, `512M`, `1.5GiB` or a plain number.
+    """Bytes of `8G`, `512M`, a plain number (powers of 1000, as the plan prints them) or `1.5GiB` (powers of 1024).
 
-    >>> parse_bytes("1.5G")
-    1610612736
+    >>> parse_bytes("1.5G"), parse_bytes("1.5GiB")
+    (1500000000, 1610612736)
     """
-    number = text.strip().upper().removesuffix("IB").removesuffix("B")
-    unit = number[-1:] if number[-1:] in _UNITS else ""
+    number = text.strip().upper()
+    step = 1024 if number.endswith("IB") else 1000
+    number = number.removesuffix("IB").removesuffix("B")
+    unit = number[-1:] if number[-1:] in _POWERS else ""
     try:
-        amount = float(number.removesuffix(unit)) * _UNITS[unit]
+        amount = float(number.removesuffix(unit)) * step ** _POWERS[unit]
     except ValueError:
         amount = 0
     if not 0 < amount < float("inf"):
@@ -56,75 +57,51 @@ def parse_pixels(text: str | None, option: str) -> int | None:
 
 def run_options(
     model: Annotated[
-        str, typer.Option(help="Built-in name, path of an exported program, or module:factory.", rich_help_panel=_MODEL)
+        str, typer.Option(help="Built-in name, path of an exported program, or module:factory.")
     ] = DEFAULT_MODEL,
-    weights: Annotated[
-        Path | None, typer.Option(help="safetensors file for module:factory.", rich_help_panel=_MODEL)
-    ] = None,
-    runtime: Annotated[
-        str, typer.Option(help="auto, onnxruntime, openvino or torch.", rich_help_panel=_MODEL)
-    ] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.", rich_help_panel=_MODEL)] = "auto",
-    model_mpp: Annotated[
-        float | None, typer.Option(help="um per px the model was trained at.", rich_help_panel=_MODEL)
-    ] = None,
-    classes: Annotated[
-        str | None, typer.Option(help="Class names in index order: a,b=#ff0000,…", rich_help_panel=_MODEL)
-    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="safetensors file for module:factory.")] = None,
+    runtime: Annotated[str, typer.Option(help="auto, onnxruntime, openvino or torch.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    model_mpp: Annotated[float | None, typer.Option(help="um per px the model was trained at.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Class names in index order: a,b=#ff0000,…")] = None,
     mean: Annotated[
         str | None,
-        typer.Option(help="One number or three, in units of pixel / 255: 0.485,0.456,0.406.", rich_help_panel=_MODEL),
+        typer.Option(help="One number or three, in units of pixel / 255: 0.485,0.456,0.406."),
     ] = None,
-    std: Annotated[
-        str | None, typer.Option(help="Likewise; 1/255 = 0.0039215686 feeds 0-255.", rich_help_panel=_MODEL)
-    ] = None,
+    std: Annotated[str | None, typer.Option(help="Likewise; 1/255 = 0.0039215686 feeds 0-255.")] = None,
     activation: Annotated[
-        str | None, typer.Option(help="probabilities, softmax or sigmoid: still to be applied.", rich_help_panel=_MODEL)
+        str | None, typer.Option(help="probabilities, softmax or sigmoid: still to be applied.")
     ] = None,
-    channels: Annotated[str | None, typer.Option(help="RGB or BGR.", rich_help_panel=_MODEL)] = None,
-    layout: Annotated[str | None, typer.Option(help="NCHW or NHWC.", rich_help_panel=_MODEL)] = None,
-    output_stride: Annotated[
-        int | None, typer.Option(help="Total down-sampling of the network.", rich_help_panel=_MODEL)
-    ] = None,
-    halo: Annotated[
-        int | None, typer.Option(help="Context per side that an exact prediction needs, px.", rich_help_panel=_MODEL)
-    ] = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="For one output channel: class 1 from here.", rich_help_panel=_MODEL)
-    ] = None,
+    channels: Annotated[str | None, typer.Option(help="RGB or BGR.")] = None,
+    layout: Annotated[str | None, typer.Option(help="NCHW or NHWC.")] = None,
+    output_stride: Annotated[int | None, typer.Option(help="Total down-sampling of the network.")] = None,
+    halo: Annotated[int | None, typer.Option(help="Context per side that an exact prediction needs, px.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="For one output channel: class 1 from here.")] = None,
     mpp: Annotated[
         float | None,
-        typer.Option(help="um per px of the slide's finest level, over what it says.", rich_help_panel=_SLIDE),
+        typer.Option(help="um per px of the slide's finest level, over what it says."),
     ] = None,
-    reader: Annotated[str, typer.Option(help="auto, openslide, tiff or zarr.", rich_help_panel=_SLIDE)] = "auto",
+    reader: Annotated[str, typer.Option(help="auto, openslide, tiff or zarr.")] = "auto",
     roi: Annotated[
         Path | None,
-        typer.Option(help="GeoJSON polygons in level-0 px; the rest is not analysed.", rich_help_panel=_SLIDE),
+        typer.Option(help="GeoJSON polygons in level-0 px; the rest is not analysed."),
     ] = None,
-    skip: Annotated[bool, typer.Option("--skip/--no-skip", help="Leave glass out.", rich_help_panel=_SLIDE)] = True,
-    tile: Annotated[int | None, typer.Option(help="Side of the model's input, px.", rich_help_panel=_TILING)] = None,
-    overlap: Annotated[
-        str, typer.Option(help="px shared by neighbours, or auto: from the measured halo.", rich_help_panel=_TILING)
-    ] = "auto",
-    window: Annotated[
-        str, typer.Option(help="auto, linear, cosine, gaussian or crop.", rich_help_panel=_TILING)
-    ] = "auto",
+    skip: Annotated[bool, typer.Option("--skip/--no-skip", help="Leave glass out.")] = True,
+    tile: Annotated[int | None, typer.Option(help="Side of the model's input, px.")] = None,
+    overlap: Annotated[str, typer.Option(help="px shared by neighbours, or auto: from the measured halo.")] = "auto",
+    window: Annotated[str, typer.Option(help="auto, linear, cosine, gaussian or crop.")] = "auto",
     batch_size: Annotated[
         int | None,
-        typer.Option("--batch-size", "--batch", help="Tiles per batch; default: 1.", rich_help_panel=_MACHINE),
+        typer.Option("--batch-size", "--batch", help="Tiles per batch; default: 1."),
     ] = None,
-    block: Annotated[
-        int | None, typer.Option(help="Side of a block, a power of two.", rich_help_panel=_MACHINE)
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Blocks worked on at once; default: the cores.", rich_help_panel=_MACHINE)
-    ] = None,
+    block: Annotated[int | None, typer.Option(help="Side of a block, a power of two.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Blocks worked on at once; default: the cores.")] = None,
     memory: Annotated[
         str | None,
-        typer.Option(help="Budget, e.g. 8G; default: 80 % of the container's or machine's.", rich_help_panel=_MACHINE),
+        typer.Option(help="Budget, e.g. 8G; default: 80 % of the container's or machine's."),
     ] = None,
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Keep uint8 probabilities per class too.", rich_help_panel=_TILING)
+        bool, typer.Option("--probabilities", help="Keep uint8 probabilities per class too.")
     ] = False,
 ) -> RunOptions:
     """The value that the options make."""

@@ -1,4 +1,4 @@
-"""A whole run: plan, work, commit. What `wsi-seg run` and `wsi_seg.run` do.
+"""A whole run: plan, work, commit. What `wsi-seg run` does.
 
 Owns the life of a result from plan to final name. Knows no pixel.
 """
@@ -6,10 +6,11 @@ Owns the life of a result from plan to final name. Knows no pixel.
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wsi_seg.engine.events import Listener, Note, RunStarted, TaskDone, TilesPredicted, ignore
 from wsi_seg.engine.job import RunJob, TaskKey
@@ -45,15 +46,17 @@ def run_slide(
     target = Target.of(source, out, options)
     target.check()
     stop = stop or threading.Event()
-    prepared = prepare(source, target.resuming(options), stop)
-    for note in prepared.plan.notes:
-        listener(Note(note))
-    try:
-        return _Run(prepared, target, options, listener, stop).carry_out(started)
-    finally:
-        prepared.predictor.close()
-        if isinstance(source, str | Path):
-            prepared.slide.close()
+    # Before anything else: a scheduler that does not answer is known in seconds.
+    with connect(options.scheduler) if options.scheduler else nullcontext() as client:
+        prepared = prepare(source, target.resuming(options), stop)
+        for note in prepared.plan.notes:
+            listener(Note(note))
+        try:
+            return _Run(prepared, target, options, client, listener, stop).carry_out(started)
+        finally:
+            prepared.predictor.close()
+            if isinstance(source, str | Path):
+                prepared.slide.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ class _Run:
     prepared: Prepared
     target: Target
     options: RunOptions
+    client: Any
+    """A connected `distributed.Client`; None: threads of this process."""
     listener: Listener
     stop: threading.Event
 
@@ -88,7 +93,7 @@ class _Run:
         """Run the tasks that have no receipt yet; answer the receipts of all."""
         todo = [key for key in all_tasks(job.plan.layout) if key not in done]
         self._announce(job, len(todo), done)
-        work = self._on_cluster if self.options.scheduler else self._in_threads
+        work = self._in_threads if self.client is None else self._on_cluster
         return [*done.values(), *work(job, todo)]
 
     def _in_threads(self, job: RunJob, todo: list[TaskKey]) -> list[Receipt]:
@@ -102,13 +107,11 @@ class _Run:
         return run_in_threads(job.plan.layout, todo, work, job.plan.memory.n_workers, self.stop)
 
     def _on_cluster(self, job: RunJob, todo: list[TaskKey]) -> list[Receipt]:
-        assert self.options.scheduler is not None
         receipts = []
-        with connect(self.options.scheduler) as client:
-            for receipt in run_on_cluster(client, job, todo, run_task_on_worker, self.stop):
-                self.listener(TilesPredicted(receipt.n_predicted))
-                self.listener(TaskDone(receipt))
-                receipts.append(receipt)
+        for receipt in run_on_cluster(self.client, job, todo, run_task_on_worker, self.stop):
+            self.listener(TilesPredicted(receipt.n_predicted))
+            self.listener(TaskDone(receipt))
+            receipts.append(receipt)
         return receipts
 
     def _announce(self, job: RunJob, n_todo: int, done: dict[TaskKey, Receipt]) -> None:
