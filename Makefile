@@ -14,7 +14,7 @@ $(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
-# torch first and pinned: the tests need it on the CPU only, and a bare `torch` may bring gigabytes of CUDA.
+# torch first, in the pinned version: where pip knows a CPU build of it, that one is taken.
 $(VENV)/.dev: $(VENV)/.run
 	$(PIP) install --quiet --constraint constraints.txt "$$(grep '^torch==' constraints.txt)"
 	$(PIP) install --quiet --constraint constraints.txt --editable ".[dev]"
@@ -25,6 +25,9 @@ demo: $(VENV)/.run  ## a real slide through the default model
 	$(BIN)/wsi-seg sample demo/CMU-1-Small-Region.svs
 	$(BIN)/wsi-seg run demo/CMU-1-Small-Region.svs --out demo/CMU-1-Small-Region.seg.zarr --overwrite
 	@echo "Result: demo/CMU-1-Small-Region.seg.zarr  Picture: demo/CMU-1-Small-Region.seg.zarr/overview.png"
+
+# Two processes: more would fight over the memory of a small machine, and most runs under test use two threads anyway.
+PYTEST_ARGS ?= -n 2 --dist worksteal
 
 test: $(VENV)/.dev lint  ## everything that guards main
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
