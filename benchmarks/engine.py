@@ -41,7 +41,8 @@ def identity(side: int, repeats: int) -> str:
     slide, rows = synthetic(side), []
     for name, options in (
         ("overlap 64, cosine", ("--overlap", 64, "--window", "cosine")),
-        ("overlap 0", ("--overlap", 0, "--window", "crop")),
+        ("overlap 64, auto (crop)", ("--overlap", 64)),
+        ("overlap auto (0)", ()),
     ):
         costs = [run(slide, "--model", "identity", "--no-skip", *options)[0] for _ in range(repeats)]
         rows.append((name, *_figures(costs, side * side)))
@@ -54,15 +55,17 @@ def unet(side: int, repeats: int, precision: str) -> str:
     model = networks.unet(INPUTS / "unet16.onnx", networks.UnetShape(base_channels=16, depth=4, tile_size=512))
     rows = []
     for overlap, window in ((64, "cosine"), (224, "crop")):
-        ratios, inner, engine_rates, alone_rates = [], [], [], []
+        ratios, inner, cpu_ratios, engine_rates, alone_rates = [], [], [], [], []
         for _ in range(repeats):
-            alone = json.loads(cost_of(_predictor_command(slide, model, precision)).output)["tiles_per_s"]
+            measured = json.loads(cost_of(_predictor_command(slide, model, precision)).output)
+            alone = measured["tiles_per_s"]
             options = ("--overlap", overlap, "--window", window, "--precision", precision, "--no-skip")
             cost, summary = run(slide, "--model", model, "--tile", 512, *options)
             n_tiles = sum(summary["tiles"].values())  # type: ignore[attr-defined]
             engine_rates.append(n_tiles / cost.wall_s)
             alone_rates.append(alone)
             ratios.append(engine_rates[-1] / alone)
+            cpu_ratios.append(measured["cpu_s_per_tile"] / (cost.cpu_s / n_tiles))
             inner.append(n_tiles / summary["performance"]["seconds_working"] / alone)  # type: ignore[index]
         rows.append(
             (
@@ -71,9 +74,17 @@ def unet(side: int, repeats: int, precision: str) -> str:
                 f"{median(engine_rates):.2f}",
                 f"{100 * median(ratios):.1f} %",
                 f"{100 * median(inner):.1f} %",
+                f"{100 * median(cpu_ratios):.1f} %",
             )
         )
-    header = ("tiling", "predictor alone, tiles/s", "engine, tiles/s", "ratio, whole process", "ratio, work only")
+    header = (
+        "tiling",
+        "predictor alone, tiles/s",
+        "engine, tiles/s",
+        "ratio, whole process",
+        "ratio, work only",
+        "ratio in CPU seconds per tile, whole process",
+    )
     return table(f"U-Net of 16 channels, {precision}, {side:,}² px, tile 512", header, rows)
 
 

@@ -43,6 +43,7 @@ def run_block(session: Session, row: int, column: int) -> Receipt:
     finally:
         session.edges.abandon(work.claimed)
     work.mask_roi()
+    work.clear_probabilities()
     with work.clock.stage("write"):
         shards, counts = write_shards(session, 0, (row, column), work.labels, work.surface.probabilities)
     receipt = Receipt(
@@ -317,6 +318,11 @@ class _BlockWork:
             return
         inside = fill_polygons(roi.rings, (self.box.y0, self.box.x0, self.box.y1, self.box.x1))
         self.labels[~inside] = self.session.job.result.not_analysed
+
+    def clear_probabilities(self) -> None:
+        """Make them 0 where nothing is analysed: a sum that lacks an addend is no result, nor is one that is masked."""
+        if self.surface.probabilities is not None:
+            self.surface.probabilities[:, self.labels == self.session.job.result.not_analysed] = 0
 
     def owned_statuses(self) -> dict[Key, TileStatus]:
         """Statuses of the tiles whose cell begins in this block; each tile has exactly one such block."""
