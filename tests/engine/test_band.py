@@ -42,6 +42,17 @@ def test_finishing_past_the_window_labels_every_row() -> None:
     assert (labels == 0).all()
 
 
+def test_what_lies_below_the_block_does_not_count_however_far_the_window_has_moved() -> None:
+    """A tile that pads beyond the canvas may hold anything there: that must not depend on the rows finished before."""
+    weights = np.full(16, 256, np.uint32)
+    prediction = np.ones((2, 16, 16), np.float32)
+    prediction[:, 8:] = np.nan
+    for finished in (0, 3, 9):
+        band = Band(Surface(Box.at(0, 0, 20, 16), np.full((20, 16), 255, np.uint8)), 32, 2)
+        band.finish(finished)
+        assert band.add_prediction(prediction, (weights, weights), 12, 0)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 90), st.integers(1, 70), st.sampled_from([16, 24, 32]), st.integers(0, 4), st.integers(0, 2**31))
 def test_mosaic_equals_band_where_tiles_do_not_blend(

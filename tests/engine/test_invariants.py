@@ -176,6 +176,21 @@ class TestNotAnalysed:
         assert report.summary.analysed_mm2 == 0
         assert report.n_failed_tiles == 0
 
+    @pytest.mark.parametrize("window", ["linear", "crop"])
+    def test_probabilities_are_0_there(self, run: Runs, tmp_path: Path, null_model: str, window: str) -> None:
+        """Also where skipped tiles left half a sum, and where a predicted tile lies outside the region."""
+        pixels = np.random.default_rng(4).integers(0, 200, (600, 640, 3), dtype=np.uint8)
+        pixels[:, 300:] = 250
+        roi = tmp_path / "roi.geojson"
+        roi.write_text('{"type": "Polygon", "coordinates": [[[20, 30], [600, 30], [600, 500], [20, 500], [20, 30]]]}')
+        options: dict[str, Any] = {"model": null_model, "overlap": 64, "window": window, "probabilities": True}
+        result = run(ArraySlide(pixels, mpp=0.5), **options, roi=roi, skip_background=True)
+        for level, labels in enumerate(labels_of(result)):
+            probabilities = np.asarray(result.probabilities(level)[:])
+            assert 0.1 < (labels == 255).mean() < 0.9
+            assert (probabilities[:, labels == 255] == 0).all()
+            assert (probabilities[:, labels != 255].max(0) > 0).all()
+
     def test_roi_is_exact_to_the_pixel(self, run: Runs, tmp_path: Path, small_slide: Path) -> None:
         roi = tmp_path / "roi.geojson"
         ring = [[100, 50], [800, 50], [800, 400], [100, 400], [100, 50]]

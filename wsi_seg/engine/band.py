@@ -67,12 +67,17 @@ class Band:
     def add(self, tile: NDArray[np.uint16], weights: Weights, y: int, x: int) -> None:
         """Add a weighted, quantised tile (C, H, W) with its corner at canvas (y, x); what lies outside is dropped."""
         self._touch(y + tile.shape[1])
-        accumulate(self._sums, tile, *weights, y - self._top, x - self._box.x0)
+        accumulate(self._window, tile, *weights, y - self._top, x - self._box.x0)
 
     def add_prediction(self, tile: NDArray[np.float32], weights: Weights, y: int, x: int) -> bool:
         """As `add`, for float32 probabilities; adds nothing and answers False where one of them is none."""
         self._touch(y + tile.shape[1])
-        return accumulate_probabilities(self._sums, tile, *weights, y - self._top, x - self._box.x0)
+        return accumulate_probabilities(self._window, tile, *weights, y - self._top, x - self._box.x0)
+
+    @property
+    def _window(self) -> NDArray[np.uint32]:
+        """The rows of the window that lie in the block: a value below it must not count, however high the window is."""
+        return self._sums[:, : self._box.y1 - self._top]
 
     def finish(self, until: int) -> None:
         """Label all rows above canvas row `until` and move the window down to it."""

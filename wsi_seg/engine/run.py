@@ -129,12 +129,20 @@ class _Run:
 
 
 def _receipts_of(run: RunDirectory, spec: ResultSpec) -> dict[TaskKey, Receipt]:
-    """What an earlier run finished and whose bytes are still what it recorded."""
-    return {
-        TaskKey(tier, *place): Receipt.from_mapping(marker)
-        for tier in range(spec.layout.n_tiers)
-        for place, marker in run.markers.load(tier, check_hashes=True).items()
-    }
+    """What an earlier run finished and whose bytes are still what it recorded.
+
+    What was made from the shards of a task that is to be done again is forgotten as well: it may have been made from
+    less than will be there (a shard that was lost, a tile that could not be read).
+    """
+    done: dict[TaskKey, Receipt] = {}
+    for tier in range(spec.layout.n_tiers):
+        for place, marker in run.markers.load(tier, check_hashes=True).items():
+            children = spec.layout.children(tier, *place) if tier else ()
+            if all(TaskKey(tier - 1, *child) in done for child in children):
+                done[TaskKey(tier, *place)] = Receipt.from_mapping(marker)
+            else:
+                run.markers.forget(tier, *place)
+    return done
 
 
 def result_spec(prepared: Prepared) -> ResultSpec:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ from wsi_seg.engine.edge_cache import EdgeCache
 from wsi_seg.engine.events import Listener, ignore
 from wsi_seg.engine.job import RunJob, TaskKey
 from wsi_seg.engine.receipt import Receipt
+from wsi_seg.errors import RunMismatchError
 from wsi_seg.geometry import Box, ceil_div
 
 if TYPE_CHECKING:
@@ -129,19 +131,45 @@ def run_task(session: Session, key: TaskKey) -> Receipt:
     return run_pyramid(session, key)
 
 
-_worker_sessions: dict[str, Session] = {}
+SessionKey = tuple[str, Path, int]
+"""(run id, folder, block): runs of one identity may differ in where they write and in how they cut."""
+
+_worker_sessions: dict[SessionKey, Session] = {}
 _worker_lock = threading.Lock()
 
 
 def run_task_on_worker(job: RunJob, key: TaskKey) -> Receipt:
-    """`run_task` in a worker process, which opens the slide and loads the model at its first task of a run."""
-    with _worker_lock:
-        session = _worker_sessions.get(job.run_id)
-        if session is None:
-            from wsi_seg.infer import load_predictor
+    """`run_task` in a worker process, which opens the slide and loads the model at its first task of a run.
 
-            for old in _worker_sessions.values():
-                old.close()
+    Raises RunMismatchError where slide or model are not here what they were where the run was planned.
+    """
+    name = (job.run_id, job.folder, job.plan.layout.block)
+    with _worker_lock:
+        session = _worker_sessions.get(name)
+        if session is None:
+            # Let go of, not closed: another thread may be in the middle of a task of that run.
             _worker_sessions.clear()
-            session = _worker_sessions[job.run_id] = Session(job, load_predictor(job.model))
+            session = _worker_sessions[name] = _worker_session(job)
     return run_task(session, key)
+
+
+def _worker_session(job: RunJob) -> Session:
+    from wsi_seg.infer import load_predictor, model_sha256
+
+    predictor, program = load_predictor(job.model), job.plan.program
+    checks = {
+        "slide": (job.slide.fingerprint(), job.plan.slide.fingerprint),
+        "model": (model_sha256(job.model), program.sha256),
+        "card": (predictor.card, job.plan.card),
+        "runtime": (predictor.facts.runtime, program.runtime),
+        "device": (predictor.facts.device, program.device),
+        "precision": (predictor.facts.precision, program.precision),
+    }
+    if differing := [name for name, (here, planned) in checks.items() if here != planned]:
+        predictor.close()
+        raise RunMismatchError(
+            f"{', '.join(differing)} of this worker differ from what run {job.run_id[:12]} was planned with",
+            rule="every worker reads the same slide and runs the same model",
+            remedy="compare the files, and what is installed, on the machines of the cluster",
+        )
+    return Session(job, predictor)

@@ -26,7 +26,15 @@ from typing import Any, Self
 from uuid import uuid4
 
 from wsi_seg.errors import OutputExistsError, RunMismatchError
-from wsi_seg.output.durable import json_bytes, make_folder, mapped_errors, sweep, sync_folder, write_durably
+from wsi_seg.output.durable import (
+    json_bytes,
+    make_folder,
+    mapped_errors,
+    remove_durably,
+    sweep,
+    sync_folder,
+    write_durably,
+)
 from wsi_seg.output.result_spec import STATE
 from wsi_seg.output.shard_writer import file_record
 
@@ -72,6 +80,10 @@ class Markers:
             )
         path = self._folder(receipt["tier"]) / f"{receipt['row']}.{receipt['column']}.json"
         write_durably(path, json_bytes({**receipt, "run_id": self.run_id}))
+
+    def forget(self, tier: int, row: int, column: int) -> None:
+        """Take a task for not done, whatever its files hold. Raises WriteError."""
+        remove_durably(self._folder(tier) / f"{row}.{column}.json")
 
     def load(self, tier: int, *, check_hashes: bool = False) -> dict[tuple[int, int], Marker]:
         """Markers of a tier by (row, column); unreadable ones and those of other runs count as not done.
