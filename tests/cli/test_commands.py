@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from wsi_seg import __version__
+from wsi_seg.cli.models import _halo
 from wsi_seg.errors import PredictorError
 from wsi_seg.output.label_store import open_result
 
@@ -155,6 +156,7 @@ class TestJson:
         assert (left.code, left.err) == (0, "")
         report = json.loads(left.out)
         assert report["out"] == str(tmp_path / "x.seg.zarr")
+        assert report["model"]["runtime"] in report["versions"]
         assert report["tiles"]["done"] == sum(report["tiles"].values()) == open_result(tmp_path / "x.seg.zarr").read_tiles().size  # fmt: skip  # noqa: E501
         assert sum(entry["n_pixels"] for entry in report["classes"]) == 1100 * 1500
 
@@ -192,6 +194,24 @@ class TestWords:
         said = wsi_seg("plan", small_slide).out
         assert "emory" in said
         assert "he-stain" in said
+
+    def test_info_of_an_unfinished_result_says_so(self, wsi_seg: Any, tmp_path: Path) -> None:
+        (tmp_path / "x.seg.zarr.partial/.wsi-seg").mkdir(parents=True)
+        left = wsi_seg("info", tmp_path / "x.seg.zarr.partial")
+        assert left.code == 1
+        assert "is an unfinished result" in left.err
+
+    def test_sizes_are_width_by_height_everywhere(self, wsi_seg: Any, tmp_path: Path) -> None:
+        slide = tmp_path / "wide.tif"
+        assert wsi_seg("sample", "--synthetic", "900x600", slide).code == 0
+        assert " 900 x 600 px" in wsi_seg("info", slide).out
+        plan = wsi_seg("plan", slide, "--tile", 128, "--block", 256).out
+        assert plan.count(" 900 x 600 px") == 2
+        assert "8 x 5 = 40 tiles" in plan
+
+    def test_a_card_that_leaves_things_open(self, wsi_seg: Any) -> None:
+        assert "halo 2 px" in wsi_seg("models", "he-stain").out
+        assert _halo(None) == "measured before each run"
 
     def test_default_name(self, wsi_seg: Any, small_slide: Path, tmp_path: Path, monkeypatch: Any) -> None:
         monkeypatch.chdir(tmp_path)

@@ -83,7 +83,7 @@ def test_a_plan_is_json_words_and_a_pickle() -> None:
     sections = dict(made.describe())
     assert list(sections) == ["slide", "model", "resolution", "tiles", "blocks", "memory"]
     words = {label: text for rows in sections.values() for label, text in rows}
-    assert words["canvas"] == "15000 x 20000 px at 0.5 um/px"
+    assert words["canvas"] == "20000 x 15000 px at 0.5 um/px"  # width x height
     assert words["trained at"] == "0.5 um/px"
     assert words["level read"] == "0, resampled by 2 x 2"
     assert words["cost"] == f"{made.tiling.cost:.2f} predicted px per canvas px"

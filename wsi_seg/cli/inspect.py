@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wsi_seg.errors import SlideOpenError
+
 if TYPE_CHECKING:
     from wsi_seg.slide import Slide
 
@@ -24,6 +26,12 @@ def info(
     """
     from wsi_seg.cli.tables import print_sections
 
+    if (path / ".wsi-seg").is_dir():
+        raise SlideOpenError(
+            f"{path} is an unfinished result",
+            rule="info describes slides and finished results",
+            remedy=f"the same `wsi-seg run` again finishes it; wsi-seg verify {path} tells how far it is",
+        )
     facts, sections = _result(path) if (path / "provenance.json").is_file() else _slide(path)
     if as_json:
         print(json.dumps(facts, indent=2))

@@ -25,13 +25,17 @@ def models(
         (
             name,
             [
-                ("description", card.description),
+                *([("description", card.description)] if card.description else []),
                 ("classes", ", ".join(entry.name for entry in card.classes)),
                 ("resolution", f"{card.mpp:g} um/px"),
-                ("tile", f"{card.tile_size} px, output stride {card.output_stride}, halo {card.halo}"),
+                ("tile", f"{card.tile_size} px, output stride {card.output_stride}, halo {_halo(card.halo)}"),
                 ("licence", card.licence or "not stated"),
                 ("training data", card.training_data or "not stated"),
             ],
         )
         for name, card in cards.items()
     )
+
+
+def _halo(halo: int | None) -> str:
+    return "measured before each run" if halo is None else f"{halo} px"

@@ -40,7 +40,7 @@ class _Bar:
 
     def __init__(self, bar: Progress, console: Console) -> None:
         self._bar, self._console = bar, console
-        text = "preparing (the first run ever also compiles the kernels, up to a minute)"
+        text = "preparing (the first run also compiles)"
         self._preparing = bar.add_task(text, total=None, speed="")
         self._task: TaskID | None = None
         self._began = monotonic()

@@ -11,7 +11,10 @@ from wsi_seg.errors import UsageError
 
 
 def sample(
-    out: Annotated[Path | None, typer.Argument(help="Where to put it; default: its own name here.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Argument(help="File or folder to put it in; without it, the path of the kept copy is printed."),
+    ] = None,
     synthetic: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of a made-up slide, px.", metavar="WxH")] = None,
     mpp: Annotated[float, typer.Option(help="um per px of a made-up slide.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,

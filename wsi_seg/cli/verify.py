@@ -36,9 +36,13 @@ def verify(
 
 
 def _described(path: Path, report: VerifyReport) -> str:
-    checked = f"{report.n_files} files, {report.n_bytes / 1e6:.1f} MB, {report.n_tasks} tasks"
-    pending = f", {report.n_pending} tasks not done yet" if report.n_pending else ""
+    checked = f"{_count(report.n_files, 'file')}, {report.n_bytes / 1e6:.1f} MB, {_count(report.n_tasks, 'task')}"
+    pending = f", {_count(report.n_pending, 'task')} not done yet" if report.n_pending else ""
     if report.is_sound:
         return f"{path} is sound: {checked}{pending}"
     problems = "\n".join(f"  {problem.key}: {problem.cause}" for problem in report.problems)
     return f"{path} is damaged ({checked}{pending}):\n{problems}"
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import Event
 from time import perf_counter
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from wsi_seg.slide import Slide
 
 REPORTED = ("wsi-seg", "numpy", "numba", "zarr", "openslide-python", "tifffile", "imagecodecs", "simplejpeg", "dask")
-"""Libraries whose versions the summary states."""
+"""Libraries whose versions the summary states, besides the runtime's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +191,17 @@ def _summary(spec: ResultSpec, prepared: Prepared, work: WorkDone, tiles: NDArra
         tiles,
         tissue_mm2=prepared.plan.tissue_mm2,
         model=_model_facts(prepared),
-        versions={name: version(name) for name in REPORTED},
+        versions={name: _version(name) for name in (*REPORTED, prepared.plan.program.runtime)},
         performance=performance,
         problems=tuple(text for receipt in blocks for text in receipt.failures)[:20],
     )
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:  # a runtime installed under another name, such as onnxruntime-gpu
+        return "unknown"
 
 
 def _model_facts(prepared: Prepared) -> dict[str, Any]:

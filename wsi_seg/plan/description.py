@@ -64,7 +64,7 @@ def _tile_rows(plan: Plan) -> Rows:
     rows = [
         ("tile", f"{tiling.tile} px, overlap {tiling.overlap} px, window {tiling.window}, {exactness}"),
         ("cost", f"{tiling.cost:.2f} predicted px per canvas px"),
-        ("grid", f"{grid.shape[0]} x {grid.shape[1]} = {_count(grid.n_tiles, 'tile')}, batches of {plan.batch}"),
+        ("grid", f"{grid.shape[1]} x {grid.shape[0]} = {_count(grid.n_tiles, 'tile')}, batches of {plan.batch}"),
         ("analysed", f"{selection.n_analysed} ({selection.n_analysed / grid.n_tiles:.0%})"),
         ("predicted", f"{selection.n_predicted} ({selection.n_predicted * grid.tile**2 / 1e6:.1f} Mpx)"),
     ]
@@ -97,7 +97,12 @@ def _roi_mm2(plan: Plan) -> float:
 
 
 def _size(size: tuple[int, int]) -> str:
-    return f"{size[0]} x {size[1]}"
+    """Width x height, as `wsi-seg info` and viewers have it.
+
+    >>> _size((300, 200))
+    '200 x 300'
+    """
+    return f"{size[1]} x {size[0]}"
 
 
 def _mpp(mpp: Mpp | None) -> str:
