@@ -62,7 +62,9 @@ def test_only_the_tiles_that_need_it_are_lost(wsi_seg: Any, tmp_path: Path, slid
     assert {(int(y), int(x)) for y, x in np.argwhere(statuses == TileStatus.UNREADABLE)} == lost
     assert report["tiles"]["unreadable"] == len(lost)
     assert report["problems"]
-    assert any("cannot be read" in note for note in report["notes"])
+    assert any(f"y {256 * DAMAGED[0]}-" in note and "cannot be read" in note for note in report["notes"]), report[
+        "notes"
+    ]
     gone = np.zeros((1100, 1500), bool)
     for key in lost:
         gone[grid.support(*key).slices()] = True

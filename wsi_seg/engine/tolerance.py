@@ -31,12 +31,16 @@ def readable_thumbnail(slide: Slide, longest_side: int) -> tuple[NDArray[np.uint
 
     try:
         return slide.thumbnail(longest_side), ()
-    except RegionReadError as error:
+    except RegionReadError:
         reader = _TolerantReader(slide)
         thumbnail = area_thumbnail(slide.levels, reader.read, longest_side)
         if not reader.n_read:
             raise
-        note = f"{reader.n_lost} parts of the slide cannot be read and are not analysed, the first: {error.what}"
+        if reader.first_lost is None:
+            return thumbnail, ()
+        one = reader.n_lost == 1
+        parts = "1 part of the slide cannot be read and is" if one else f"{reader.n_lost} parts cannot be read and are"
+        note = f"{parts} not analysed, the first: {reader.first_lost.what}"
         return thumbnail, (note,)
 
 
@@ -46,6 +50,7 @@ class _TolerantReader:
     def __init__(self, slide: Slide) -> None:
         self._slide = slide
         self.n_read = self.n_lost = 0
+        self.first_lost: RegionReadError | None = None
 
     def read(self, box: Box, level: int) -> NDArray[np.uint8]:
         """As `Slide.read_region`, but never fails."""
@@ -57,13 +62,14 @@ class _TolerantReader:
         try:
             self._slide.read_region(box, level, out)
             self.n_read += 1
-        except RegionReadError:
+        except RegionReadError as error:
             halves = _halves(box, self._slide.levels[level].tile or (SMALLEST, SMALLEST))
             for half in halves:
                 self._fill(half, level, out[half.slices((box.y0, box.x0))])
             if not halves:
                 out[:] = STAND_IN
                 self.n_lost += 1
+                self.first_lost = self.first_lost or error
 
 
 def _halves(box: Box, tile: tuple[int, int]) -> tuple[Box, ...]:
