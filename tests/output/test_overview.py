@@ -90,6 +90,16 @@ def test_hundreds_of_classes_make_it_longer_not_wrong():
     assert page.size[0] <= LONGEST_SIDE < page.size[1] < 2 * LONGEST_SIDE
 
 
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_what_is_not_analysed_is_hatched_on_any_slide(value):
+    spec = flat_spec((800, 800))
+    labels = np.full((800, 800), NA, np.uint8)
+    thumbnail = Thumbnail(np.full((800, 800, 3), value, np.uint8), Mpp(0.5, 0.5))
+    picture = np.asarray(drawn(spec, labels, thumbnail).convert("L"), dtype=int)
+    middle = picture[picture.shape[0] // 2, -400:-200]
+    assert np.ptp(middle) > 50
+
+
 def test_equal_results_give_equal_pictures():
     spec = flat_spec((300, 500))
     labels, thumbnail = np.ones((300, 500), np.uint8), Thumbnail(np.full((30, 50, 3), 99, np.uint8), Mpp(5, 5))
