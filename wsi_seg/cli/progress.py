@@ -63,9 +63,10 @@ class _Bar:
         self._bar.remove_task(self._preparing)
         self._began = monotonic()
         self._px_per_tile = event.canvas_pixels * event.analysed_share / max(1, event.n_tiles)
-        skipped = f"{100 * (1 - event.analysed_share):.0f} % skipped"
+        tiles = "1 tile" if event.n_tiles == 1 else f"{event.n_tiles} tiles"
+        skipped = f"{100 * (1 - event.analysed_share):.0f} % of the area skipped"
         resumed = f", resuming: {event.n_done} of {event.n_tasks} tasks were done" if event.n_done else ""
-        self._console.print(f"{event.n_tiles} tiles, {skipped}{resumed}", highlight=False)
+        self._console.print(f"{tiles}, {skipped}{resumed}", highlight=False)
         self._task = self._bar.add_task("tiles", total=event.n_tiles, completed=event.n_tiles_done, speed="")
 
     def _advance(self, n: int) -> None:

@@ -78,6 +78,14 @@ class WorkDone:
     """`perf_counter` at the command."""
     seconds_working: float
     """Wall time of the task graph."""
+    n_resumed: int = 0
+    """How many of the receipts, the first ones, are of earlier runs."""
+
+    @property
+    def mpx_per_s(self) -> float:
+        """Megapixels that got a label in this run, over the seconds its tasks took."""
+        new = [receipt for receipt in self.receipts[self.n_resumed :] if receipt.tier == 0]
+        return sum(sum(receipt.counts[:-1]) for receipt in new) / 1e6 / max(1e-9, self.seconds_working)
 
 
 class StageClock:

@@ -40,15 +40,22 @@ class RunReport:
 
     def describe(self) -> str:
         """The report for people."""
+        from wsi_seg.output.summary import area_text
+
         summary, cost = self.summary, self.summary.performance
         width = max(len(area.name) for area in summary.classes)
         lines = [f"{self.out}"]
-        lines += [f"  {area.name:<{width}}  {area.mm2:10.4f} mm2  {area.percent:6.2f} %" for area in summary.classes]
-        lines.append(f"  analysed {summary.analysed_mm2:.4f} mm2, not analysed {summary.not_analysed_mm2:.4f} mm2")
+        lines += [
+            f"  {area.name:<{width}}  {area_text(area.mm2):>12}  {area.percent:6.2f} %" for area in summary.classes
+        ]
+        lines.append(
+            f"  analysed {area_text(summary.analysed_mm2)}, not analysed {area_text(summary.not_analysed_mm2)}"
+        )
         lines.append("  tiles: " + ", ".join(f"{n} {word}" for word, n in summary.tiles.items() if n))
         if cost is not None:
             peak = cost.peak_memory_bytes / 1e6
-            lines.append(f"  {cost.seconds:.1f} s, {cost.mpx_per_s:.1f} Mpx/s, peak memory {peak:.0f} MB")
+            working = f"{cost.seconds_working:.1f} of them working at {cost.mpx_per_s:.1f} Mpx/s"
+            lines.append(f"  {cost.seconds:.1f} s, {working}, peak memory {peak:.0f} MB")
         if self.n_failed_tiles:
             lines.append(f"  {self.n_failed_tiles} tiles failed and are not analysed; the first few:")
             lines += [f"    {problem}" for problem in summary.problems[:5]]

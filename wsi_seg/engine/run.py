@@ -85,8 +85,9 @@ class _Run:
             create_result(run.path, spec)
             job = RunJob(plan.run_id, run.path, self.prepared.slide, self.prepared.model, plan, spec)
             began = perf_counter()
-            receipts = self._work(job, _receipts_of(run, spec))
-            work = WorkDone(receipts, started, perf_counter() - began)
+            done = _receipts_of(run, spec)
+            receipts = self._work(job, done)
+            work = WorkDone(receipts, started, perf_counter() - began, n_resumed=len(done))
             return self.target.commit(run, spec, self.prepared, work, self.stop)
 
     def _work(self, job: RunJob, done: dict[TaskKey, Receipt]) -> list[Receipt]:
@@ -115,15 +116,15 @@ class _Run:
         return receipts
 
     def _announce(self, job: RunJob, n_todo: int, done: dict[TaskKey, Receipt]) -> None:
-        selection, (height, width) = job.plan.selection, job.plan.layout.size
+        height, width = job.plan.layout.size
         self.listener(
             RunStarted(
                 n_tasks=n_todo + len(done),
                 n_done=len(done),
-                n_tiles=selection.n_predicted,
+                n_tiles=job.plan.selection.n_predicted,
                 n_tiles_done=sum(receipt.n_predicted for receipt in done.values()),
                 canvas_pixels=height * width,
-                analysed_share=selection.n_analysed / max(1, job.plan.grid.n_tiles),
+                analysed_share=job.plan.analysed_share,
             )
         )
 

@@ -178,7 +178,7 @@ def _summary(spec: ResultSpec, prepared: Prepared, work: WorkDone, tiles: NDArra
     seconds = perf_counter() - work.started
     performance = Performance(
         seconds=seconds,
-        mpx_per_s=spec.layout.size[0] * spec.layout.size[1] / 1e6 / seconds,
+        mpx_per_s=work.mpx_per_s,
         peak_memory_bytes=peak_bytes(),
         n_predicted=sum(receipt.n_predicted for receipt in blocks),
         stages={name: round(value, 3) for name, value in stages.items()},

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from wsi_seg.geometry import ceil_div
 from wsi_seg.output.result_spec import NOT_ANALYSED, ResultSpec, Thumbnail
-from wsi_seg.output.summary import Summary
+from wsi_seg.output.summary import Summary, area_text
 
 LONGEST_SIDE = 1600
 """Of the picture, px."""
@@ -232,8 +232,7 @@ def _draw_swatch(
 
 
 def _area_text(mm2: float, percent: float | None) -> str:
-    area = f"{mm2:.2f} mm2" if mm2 >= 0.1 or mm2 == 0 else f"{mm2:.2g} mm2"
-    return area if percent is None else f"{area}, {percent:.1f} %"
+    return area_text(mm2) if percent is None else f"{area_text(mm2)}, {percent:.1f} %"
 
 
 def legible(text: str) -> str:

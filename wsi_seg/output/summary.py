@@ -42,7 +42,7 @@ class Performance:
     seconds: float
     """Wall time, from the command to the finished result."""
     mpx_per_s: float
-    """Canvas megapixels over wall seconds."""
+    """Megapixels that got a label in this run, over the seconds in which its tasks ran."""
     peak_memory_bytes: int
     n_predicted: int
     """Tiles predicted, those predicted twice counted twice."""
@@ -95,6 +95,15 @@ class Summary:
             numbers = (area.n_pixels, f"{area.mm2:.6f}", f"{area.percent:.4f}")
             rows.writerow((self.name, index, area.name, area.colour, *numbers))
         return text.getvalue().encode()
+
+
+def area_text(mm2: float) -> str:
+    """An area for people, in mm2, or in um2 where it is small.
+
+    >>> area_text(12.3456), area_text(0.0123456), area_text(8.2e-6), area_text(0)
+    ('12.35 mm2', '0.01235 mm2', '8.2 um2', '0 mm2')
+    """
+    return f"{mm2:.4g} mm2" if mm2 >= 1e-3 or mm2 == 0 else f"{mm2 * 1e6:.4g} um2"
 
 
 def make_summary(

@@ -65,7 +65,7 @@ def _tile_rows(plan: Plan) -> Rows:
         ("tile", f"{tiling.tile} px, overlap {tiling.overlap} px, window {tiling.window}, {exactness}"),
         ("cost", f"{tiling.cost:.2f} predicted px per canvas px"),
         ("grid", f"{grid.shape[1]} x {grid.shape[0]} = {_count(grid.n_tiles, 'tile')}, batches of {plan.batch}"),
-        ("analysed", f"{selection.n_analysed} ({selection.n_analysed / grid.n_tiles:.0%})"),
+        ("analysed", f"{selection.n_analysed} ({plan.analysed_share:.0%} of the area)"),
         ("predicted", f"{selection.n_predicted} ({selection.n_predicted * grid.tile**2 / 1e6:.1f} Mpx)"),
     ]
     if plan.tissue_mm2 is not None:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import MissingMppError, PlanError
 from wsi_seg.geometry import Mpp, PyramidLayout
@@ -70,6 +72,13 @@ class Plan:
     def canvas_roi(self) -> CanvasRoi | None:
         """Regions of interest in canvas px."""
         return None if self.roi is None else self.roi.in_canvas(self.scale)
+
+    @property
+    def analysed_share(self) -> float:
+        """Part of the canvas' area in analysed cells, 0 … 1; cells at the edges are smaller than the others."""
+        heights, widths = np.diff(self.grid.edges(0)), np.diff(self.grid.edges(1))
+        height, width = self.grid.canvas
+        return float(heights @ self.selection.analysed @ widths) / (height * width)
 
     def identity_fields(self) -> dict[str, Any]:
         """Every setting that changes a label; two runs that agree in all of them give the same bytes.
