@@ -49,12 +49,13 @@ def identity(side: int, repeats: int) -> str:
     return table(f"identity model, {side:,}² px, tile 512", ("tiling", *_HEADER), rows)
 
 
-def unet(side: int, repeats: int, precision: str) -> str:
+def unet(side: int, repeats: int, precision: str, overlaps: list[int]) -> str:
     """Engine against predictor alone, in turns; both in tiles per second."""
     slide = synthetic(side)
     model = networks.unet(INPUTS / "unet16.onnx", networks.UnetShape(base_channels=16, depth=4, tile_size=512))
     rows = []
-    for overlap, window in ((64, "cosine"), (224, "crop")):
+    for overlap in overlaps:
+        window = "crop" if overlap >= 2 * networks.unet_halo(4) else "cosine"
         ratios, inner, cpu_ratios, engine_rates, alone_rates = [], [], [], [], []
         for _ in range(repeats):
             measured = json.loads(cost_of(_predictor_command(slide, model, precision)).output)
@@ -125,12 +126,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--side", type=int, help="side of the slide, px")
     parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--overlap", type=int, action="append", help="unet: only this overlap; may be repeated")
     asked = parser.parse_args()
     for which in asked.which:
         if which == "identity":
             print(identity(asked.side or 20_480, asked.repeats))
         elif which == "unet":
-            print(unet(asked.side or 10_240, asked.repeats, asked.precision))
+            print(unet(asked.side or 10_240, asked.repeats, asked.precision, asked.overlap or [64, 224]))
         elif which == "huge":
             print(huge(asked.side or 100_000))
         else:
