@@ -115,10 +115,6 @@ class Session:
         """Record a finished task durably: from here on it is never done again."""
         self._markers.write(receipt.to_mapping())
 
-    def close(self) -> None:
-        """Let go of the model; the slide belongs to whoever opened it."""
-        self.predictor.close()
-
 
 def run_task(session: Session, key: TaskKey) -> Receipt:
     """Carry out one task, of whatever tier."""
