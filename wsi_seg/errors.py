@@ -21,6 +21,12 @@
     │   ├── RunMismatchError  (ValueError)         a half-done result belongs to another run
     │   ├── CorruptOutputError(ValueError)         stored bytes differ from their recorded hash
     │   └── WriteError        (OSError)            the result cannot be written
+    ├── TrainingError
+    │   ├── ConfigError       (ValueError)    2    a key of the training configuration is wrong
+    │   ├── AnnotationError   (ValueError)         reference labels are unreadable or do not fit
+    │   ├── CheckpointError   (OSError)            saved weights or state are unreadable or belong to another run
+    │   └── DivergedError     (ArithmeticError)    the loss stays NaN or infinite
+    ├── EvaluationError       (ValueError)         masks cannot be compared
     └── RunStopped                     130 / 143   stopped by a signal; run again to resume
 
 A message says what failed with the value, then the rule, then the remedy.
@@ -124,6 +130,32 @@ class CorruptOutputError(OutputError, ValueError):
 
 class WriteError(OutputError, OSError):
     """The result cannot be written."""
+
+
+class TrainingError(WsiSegError):
+    """Something about training."""
+
+
+class ConfigError(TrainingError, ValueError):
+    """A key of the training configuration is unknown, missing or out of range."""
+
+    exit_code = 2
+
+
+class AnnotationError(TrainingError, ValueError):
+    """Reference labels cannot be read, or do not fit their image or the classes."""
+
+
+class CheckpointError(TrainingError, OSError):
+    """Saved weights or a saved state cannot be read, or belong to another configuration."""
+
+
+class DivergedError(TrainingError, ArithmeticError):
+    """Loss or gradients stay NaN or infinite."""
+
+
+class EvaluationError(WsiSegError, ValueError):
+    """Predicted and reference masks cannot be compared."""
 
 
 class RunStopped(WsiSegError):

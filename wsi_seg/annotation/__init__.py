@@ -1,0 +1,1 @@
+"""Reference labels of a slide, from label images, GeoJSON or ASAP XML, at any resolution. Knows no training."""

@@ -1,0 +1,1 @@
+"""Predicted masks against reference masks: scores, intervals, reports. Reads both, predicts nothing."""

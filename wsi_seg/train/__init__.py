@@ -1,0 +1,1 @@
+"""Training: from annotated slides or image pairs to a model with a card. May import any sibling room; owns the loop."""
