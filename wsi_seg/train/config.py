@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from wsi_seg.errors import ConfigError
@@ -79,7 +79,12 @@ class SlideSource(Section):
     weight: Positive = Field(1.0, description="share of patches drawn from this source, relative to the others")
 
 
-Source = ImageSource | SlideSource
+def _form(source: object) -> str:
+    """Which form a source has: that of a slide where the key `slide` is there, so that errors speak of one form."""
+    return "slide" if isinstance(source, SlideSource) or (isinstance(source, dict) and "slide" in source) else "images"
+
+
+Source = Annotated[Annotated[ImageSource, Tag("images")] | Annotated[SlideSource, Tag("slide")], Discriminator(_form)]
 
 
 class DataConfig(Section):
@@ -327,20 +332,48 @@ def config_from(content: dict[str, Any], source: str = "configuration", folder: 
     return config if folder is None else _rooted(config, folder.resolve())
 
 
+def to_yaml(config: TrainConfig) -> str:
+    """The configuration with every key written out; `read_config` of it gives the same configuration."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def differing_keys(a: TrainConfig, b: TrainConfig) -> list[tuple[str, object, object]]:
+    """(key, value in `a`, value in `b`) wherever two configurations differ, nested keys with dots.
+
+    >>> one = config_from({"name": "a", "classes": ["x", "y"], "mpp": 0.5, "data": {"train": [{"slide": "s.svs"}]}})
+    >>> differing_keys(one, one.model_copy(update={"epochs": 3}))
+    [('epochs', 50, 3)]
+    """
+    return list(_differing(a.model_dump(mode="json"), b.model_dump(mode="json"), ""))
+
+
+def _differing(a: Any, b: Any, key: str) -> Iterator[tuple[str, object, object]]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for name in dict.fromkeys([*a, *b]):
+            yield from _differing(a.get(name), b.get(name), f"{key}.{name}" if key else name)
+    elif a != b:
+        yield key, a, b
+
+
 def describe_keys() -> list[tuple[str, str, str]]:
     """(key, default, meaning) of every key, nested ones with dots, `[]` for list items.
 
     >>> [row for row in describe_keys() if row[0] == "model.depth"]
     [('model.depth', '4', 'number of down-samplings after the stem')]
     """
-    return list(_described(TrainConfig, ""))
+    return list(_described(TrainConfig, "", {}))
 
 
-def _described(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
+def _described(section: type[BaseModel], prefix: str, told: dict[Any, str]) -> Iterator[tuple[str, str, str]]:
+    """The rows of a section; sections that come again are told once."""
     for name, field in section.model_fields.items():
-        yield prefix + name, _default(field), field.description or ""
-        for inner, suffix in _sections(field.annotation):
-            yield from _described(inner, f"{prefix}{name}{suffix}.")
+        inner = [(part, f"{prefix}{name}{suffix}") for part, suffix in _sections(field.annotation)]
+        again = next((f"; keys as {told[part]}" for part, _ in inner if part in told), "")
+        yield prefix + name, _default(field), (field.description or "") + again
+        for part, place in inner:
+            if part not in told:
+                told[part] = place
+                yield from _described(part, place + ".", told)
 
 
 def _default(field: FieldInfo) -> str:
@@ -370,23 +403,36 @@ def _apply(content: dict[str, Any], change: str) -> None:
     *parents, last = key.strip().split(".")
     place: Any = content
     for name in parents:
-        place = place[int(name)] if isinstance(place, list) and name.isdigit() else place.setdefault(name, {})
+        place = place[_index(place, name, change)] if isinstance(place, list) else place.setdefault(name, {})
         if not isinstance(place, dict | list):
             raise ConfigError(f"--set {change!r}", rule=f"{name} is a value, not a section")
-    if isinstance(place, list):
-        place[int(last)] = yaml.safe_load(value)
-    else:
-        place[last] = yaml.safe_load(value)
+    try:
+        place[_index(place, last, change) if isinstance(place, list) else last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {change!r}: {value!r} is not YAML", remedy="quote the value") from error
+
+
+def _index(items: list[Any], name: str, change: str) -> int:
+    if not name.isdigit() or int(name) >= len(items):
+        rule = f"{name} must be a number below {len(items)}: it stands for an item of a list"
+        raise ConfigError(f"--set {change!r}", rule=rule)
+    return int(name)
 
 
 def _problems(error: ValidationError) -> str:
-    """Each problem as `key: what is wrong`; of the forms of a source only the nearest one is told."""
+    """Each problem as `key: what is wrong`."""
     lines = []
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"])
+        # What follows a number and names a form of a source is pydantic's, not a key of the file.
+        parts = [p for p, before in zip(item["loc"], ("", *item["loc"]), strict=False) if not _is_form(p, before)]
+        key = ".".join(str(part) for part in parts)
         given = "" if item["type"] == "missing" else f" (given: {item['input']!r:.80})"
         lines.append(f"{key or 'configuration'}: {item['msg']}{given}")
     return "; ".join(dict.fromkeys(lines))
+
+
+def _is_form(part: int | str, before: int | str) -> bool:
+    return isinstance(before, int) and part in ("images", "slide")
 
 
 def _rooted(value: Any, folder: Path) -> Any:
