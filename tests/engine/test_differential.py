@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from wsi_kernels import axis_window
 
 from wsi_seg.engine.events import TaskDone
-from wsi_seg.engine.feed import read_canvas
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.prepare import Prepared, prepare
 from wsi_seg.engine.run import run_slide
@@ -24,6 +23,7 @@ from wsi_seg.infer.predictor import ProgramPredictor
 from wsi_seg.output.label_store import open_result
 from wsi_seg.output.status import TileStatus
 from wsi_seg.slide import ArraySlide
+from wsi_seg.slide.canvas import read_canvas
 
 N_RUNS = 14
 IGNORE = 255

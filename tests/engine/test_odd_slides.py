@@ -14,11 +14,11 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks import networks
 from tests.engine.runs import SMALL, Runs, labels_of
 from wsi_seg.card import METADATA_KEY, ModelCard, named_classes
-from wsi_seg.engine.feed import read_canvas
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.prepare import prepare
 from wsi_seg.geometry import Box, Mpp
 from wsi_seg.slide import ArraySlide
+from wsi_seg.slide.canvas import read_canvas
 
 
 @pytest.fixture(autouse=True)

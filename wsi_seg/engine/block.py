@@ -16,13 +16,14 @@ from wsi_kernels import fill_polygons, quantise
 from wsi_seg.engine.band import Band, Mosaic, Surface
 from wsi_seg.engine.edge_cache import Edge
 from wsi_seg.engine.events import TilesPredicted
-from wsi_seg.engine.feed import RowFeed, read_canvas
+from wsi_seg.engine.feed import RowFeed
 from wsi_seg.engine.pyramid import write_shards
 from wsi_seg.engine.receipt import Receipt, StageClock
 from wsi_seg.engine.stopping import check_stop
 from wsi_seg.errors import PredictorError, RegionReadError
 from wsi_seg.geometry import Box
 from wsi_seg.output.status import TileStatus
+from wsi_seg.slide.canvas import read_canvas
 
 if TYPE_CHECKING:
     from wsi_seg.engine.session import Session

@@ -1,7 +1,7 @@
 """Canvas pixels for one block, read from top to bottom so that the file's own tiles are decoded once.
 
-Owns the reading order, the rolling buffer of decoded rows and the resampling to the canvas. Knows no model and no
-block: a feed is given columns and is asked for rows.
+Owns the reading order and the rolling buffer of decoded rows. Knows no model and no block: a feed is given columns and
+is asked for rows.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.geometry import Box, align_up
+from wsi_seg.slide.canvas import Rgb, canvas_pixels, read_level
 
 if TYPE_CHECKING:
     from wsi_seg.plan import Scale
     from wsi_seg.slide import Slide
-
-Rgb = tuple[int, int, int]
 
 
 class RowFeed:
@@ -53,7 +52,7 @@ class RowFeed:
         wanted = Box(y0, self._columns[0], y1, self._columns[1])
         area = self._scale.level_box(wanted)
         self._hold(area)
-        return _canvas_pixels(self._scale, self._buffer[: area.height], area, wanted)
+        return canvas_pixels(self._scale, self._buffer[: area.height], area, wanted)
 
     def _hold(self, area: Box) -> None:
         """Make the buffer begin with the level rows of `area`."""
@@ -63,7 +62,7 @@ class RowFeed:
             # Past the slide's last row there is nothing to align to.
             end = max(area.y1, min(align_up(area.y1, self._row_step), self._bottom))
             self._reserve(end - area.y0, area.width)
-            _read_level(
+            read_level(
                 self._slide,
                 self._scale.level,
                 Box(top, area.x0, end, area.x1),
@@ -90,46 +89,6 @@ class RowFeed:
             if kept:
                 larger[:kept] = self._buffer[:kept]
             self._buffer = larger
-
-
-def read_canvas(slide: Slide, scale: Scale, box: Box, fill: Rgb) -> NDArray[np.uint8]:
-    """One canvas box as uint8 RGB (h, w, 3), read on its own; `fill` beyond the slide. Raises RegionReadError."""
-    area = scale.level_box(box)
-    return _canvas_pixels(scale, _read_level(slide, scale.level, area, fill), area, box)
-
-
-def _read_level(
-    slide: Slide, level: int, area: Box, fill: Rgb, out: NDArray[np.uint8] | None = None
-) -> NDArray[np.uint8]:
-    """Level pixels of `area`; beyond the slide the padding that the model was trained with, not the reader's."""
-    inside = area.intersect(Box(0, 0, *slide.levels[level].size))
-    if inside == area:
-        return slide.read_region(area, level, out)
-    pixels = np.empty((*area.size, 3), np.uint8) if out is None else out
-    if inside.is_empty:
-        pixels[:] = fill
-        return pixels
-    y, x = inside.slices((area.y0, area.x0))
-    # Only the margins: writing a colour over rows that are read anyway costs as much as decoding them.
-    pixels[: y.start] = pixels[y.stop :] = pixels[y, : x.start] = pixels[y, x.stop :] = fill
-    slide.read_region(inside, level, pixels[y, x])
-    return pixels
-
-
-def _canvas_pixels(scale: Scale, pixels: NDArray[np.uint8], area: Box, wanted: Box) -> NDArray[np.uint8]:
-    """Level pixels of `area` as the canvas pixels of `wanted`; the same array where canvas and level coincide."""
-    if scale.is_native:
-        return pixels
-    from wsi_kernels import area_resample
-
-    y, x = scale.level_origin
-    out: NDArray[np.uint8] = area_resample(
-        np.ascontiguousarray(pixels),
-        (area.y0 - y, area.x0 - x),
-        scale.factor,
-        (wanted.y0, wanted.x0, wanted.y1, wanted.x1),
-    )
-    return out
 
 
 def _row_step(slide: Slide, level: int) -> int:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_seg.engine.feed import read_canvas
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.stopping import check_stop
 from wsi_seg.engine.tolerance import readable_thumbnail
 from wsi_seg.engine.warm_up import warm_up
 from wsi_seg.errors import MemoryBudgetError, MissingMppError, RegionReadError, UsageError
 from wsi_seg.geometry import Box
+from wsi_seg.slide.canvas import read_canvas
 
 if TYPE_CHECKING:
     from wsi_seg.infer import ModelSpec, Predictor
