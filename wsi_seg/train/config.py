@@ -35,7 +35,9 @@ class ImageSource(Section):
     images: Path | None = Field(None, description="folder of images; with `labels`, pairs share their file stem")
     labels: Path | None = Field(None, description="folder of label images; absent: unlabelled images")
     table: Path | None = Field(
-        None, description="CSV instead of folders: columns image, label (paths relative to it), optional case and split"
+        None,
+        description="CSV with columns image, label (paths relative to it), optional case and split; beside `images`: "
+        "attributes of the images, whose file stems stand in its first column",
     )
     where: dict[str, str] = Field(default_factory=dict, description="rows of the table to use: column -> value")
     mpp: Positive | None = Field(None, description="µm per px of the images; absent: the model's")
@@ -54,8 +56,12 @@ class ImageSource(Section):
 
     @model_validator(mode="after")
     def _one_form(self) -> ImageSource:
-        if (self.images is None) == (self.table is None):
-            raise ValueError("give either `images` (a folder) or `table` (a CSV)")
+        if self.images is None and self.table is None:
+            raise ValueError("give `images` (a folder), `table` (a CSV) or both")
+        if self.labels is not None and self.images is None:
+            raise ValueError("`labels` is the folder beside `images`; a table names its labels in the column label")
+        if self.where and self.table is None:
+            raise ValueError("`where` chooses rows of a `table`")
         if self.value_column is not None and (self.table is None or self.encoding == "classes"):
             raise ValueError("`value_column` belongs to a table whose encoding is binary or instances")
         return self
