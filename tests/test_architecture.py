@@ -48,10 +48,11 @@ CONFINED = {
         "wsi_seg/slide/tiff_layout.py",
         "wsi_seg/sample/synthetic.py",
         "wsi_seg/output/tiff_writer.py",
-        "wsi_seg/evaluate/tiff_labels.py",
+        "wsi_seg/annotation/pixel_files.py",
+        "wsi_seg/annotation/label_map.py",
     },
     "scipy": {"wsi_seg/evaluate/surfaces.py", "wsi_seg/evaluate/objects.py"},
-    "zarr": {"wsi_seg/slide/zarr_reader.py", "wsi_seg/output/label_store.py"},
+    "zarr": {"wsi_seg/slide/zarr_reader.py", "wsi_seg/output/label_store.py", "wsi_seg/annotation/label_map.py"},
     "onnx": {"wsi_seg/infer/onnx_file.py", "wsi_seg/model/onnx_export.py"},
 }
 """Library -> the files, or folders ending in a slash, that may import it."""

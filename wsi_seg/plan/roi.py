@@ -1,12 +1,11 @@
 """Regions of interest: polygons of a GeoJSON file, in level-0 px; the one file that imports shapely.
 
-Owns the reading, the repair and the test whether a box meets them. Knows no slide object and draws no pixels: the
+Owns the repair and the test whether a box meets them. Knows no slide object and draws no pixels: the
 engine rasterises `CanvasRoi.rings` by the even-odd rule, for which the polygons are merged here so that none overlap.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.errors import RoiError
+from wsi_seg.geojson import GeoJson
 from wsi_seg.geometry import Box
 from wsi_seg.plan.scale import Scale
 
@@ -104,9 +104,9 @@ def read_roi(path: Path, l0_bounds: Box, l0_origin: tuple[float, float] | None =
     origin = (float(l0_bounds.y0), float(l0_bounds.x0)) if l0_origin is None else l0_origin
     notes: list[str] = []
     shapes = []
-    for name, geometry in _geometries(_load(path), f"{path.name}"):
-        for rings in _rings_of(geometry, name):
-            shapes.append(_sound(name, rings, notes))
+    for feature in GeoJson(RoiError, "regions", _REMEDY).read(path):
+        for rings in feature.polygons:
+            shapes.append(_sound(feature.name, rings, notes))
     if not shapes:
         raise RoiError(f"{path} holds no polygon", rule="a region of interest has an area", remedy=_REMEDY)
     try:
@@ -117,66 +117,7 @@ def read_roi(path: Path, l0_bounds: Box, l0_origin: tuple[float, float] | None =
     return Roi(tuple(_merged_rings(merged)), float(merged.area), len(shapes), tuple(notes))
 
 
-def _load(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise RoiError(f"region file {path} cannot be read: {error.strerror}", remedy="check --roi") from error
-    except (ValueError, RecursionError) as error:
-        raise RoiError(f"region file {path} is not JSON: {error}", remedy=_REMEDY) from error
-
-
-def _geometries(content: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(name for messages, geometry) of everything in a GeoJSON document."""
-    if isinstance(content, list):
-        for index, entry in enumerate(content):
-            yield from _geometries(entry, f"feature {index} of {name}")
-        return
-    kind = content.get("type") if isinstance(content, dict) else None
-    if kind == "FeatureCollection":
-        yield from _geometries(_list_of(content, "features", name), name)
-    elif kind == "Feature":
-        label = f"{name} (id {content['id']})" if content.get("id") else name
-        yield from _geometries(content.get("geometry"), label)
-    elif kind == "GeometryCollection":
-        yield from _geometries(_list_of(content, "geometries", name), name)
-    elif kind in ("Polygon", "MultiPolygon"):
-        yield name, content
-    else:
-        what = f"a {kind}" if isinstance(kind, str) else f"a {type(content).__name__}"
-        raise RoiError(f"{name} is {what}", rule="regions are Polygons or MultiPolygons", remedy=_REMEDY)
-
-
-def _list_of(content: dict[str, Any], key: str, name: str) -> list[Any]:
-    entries = content.get(key)
-    if not isinstance(entries, list):
-        raise RoiError(f"{name} has no list of {key}", rule="GeoJSON, RFC 7946", remedy=_REMEDY)
-    return entries
-
-
-def _rings_of(geometry: dict[str, Any], name: str) -> Iterator[list[NDArray[np.float64]]]:
-    """Rings float64 (n, 2) as (x, y) of each polygon of a geometry."""
-    coordinates = geometry.get("coordinates")
-    polygons = [coordinates] if geometry["type"] == "Polygon" else coordinates
-    if not isinstance(polygons, list) or not all(isinstance(rings, list) and rings for rings in polygons):
-        raise RoiError(f"{name} has no coordinates", rule="GeoJSON, RFC 7946", remedy=_REMEDY)
-    for rings in polygons:
-        yield [_ring(ring, name) for ring in rings]
-
-
-def _ring(points: Any, name: str) -> NDArray[np.float64]:
-    try:
-        ring = np.array([point[:2] for point in points], np.float64)
-    except (TypeError, ValueError, KeyError) as error:
-        raise RoiError(
-            f"{name} has malformed coordinates: {error}", rule="GeoJSON, RFC 7946", remedy=_REMEDY
-        ) from error
-    if ring.ndim != 2 or ring.shape[0] < 3 or ring.shape[1] != 2 or not np.isfinite(ring).all():
-        raise RoiError(f"{name} has a ring of shape {ring.shape}", rule="three finite points (x, y) at least")
-    return ring
-
-
-def _sound(name: str, rings: list[NDArray[np.float64]], notes: list[str]) -> Any:
+def _sound(name: str, rings: Rings, notes: list[str]) -> Any:
     """A valid shapely polygon or multi-polygon of the rings (x, y); a repair is noted."""
     import shapely
 

@@ -1,0 +1,81 @@
+"""Small image files as arrays: RGB pictures and label images in PNG, JPEG, BMP and TIFF.
+
+Owns their decoding, whole, by Pillow and tifffile. Knows no classes and no resolution.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_seg.errors import AnnotationError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+"""Of the files that are read, in lower case."""
+_TIFF = (".tif", ".tiff")
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """An 8-bit picture as RGB, uint8 (h, w, 3); grey becomes three equal channels, transparency is dropped.
+
+    Raises AnnotationError.
+    """
+    pixels = _decoded(path, rgb=True)
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
+        raise AnnotationError(
+            f"{path} holds {pixels.dtype} of shape {pixels.shape}", rule="images are 8-bit RGB or grey, one plane"
+        )
+    return np.ascontiguousarray(pixels[..., :3])
+
+
+def read_index(path: Path) -> NDArray[Any]:
+    """A label image as stored, (h, w) of an integer type or bool; a palette's indices, not its colours.
+
+    Three equal channels count as one. Raises AnnotationError.
+    """
+    pixels = _decoded(path, rgb=False)
+    if pixels.ndim == 3 and pixels.shape[2] in (3, 4):
+        if not (pixels[..., :3] == pixels[..., :1]).all():
+            raise AnnotationError(
+                f"{path} is a colour picture", rule="a label image has one number per px", remedy="save class indices"
+            )
+        pixels = pixels[..., 0]
+    if pixels.ndim != 2 or pixels.dtype.kind not in "uib":
+        raise AnnotationError(
+            f"{path} holds {pixels.dtype} of shape {pixels.shape}", rule="a label image is (h, w) of whole numbers"
+        )
+    return pixels
+
+
+def _decoded(path: Path, *, rgb: bool) -> NDArray[Any]:
+    try:
+        return _read_tiff(path) if path.suffix.lower() in _TIFF else _read_picture(path, rgb=rgb)
+    except AnnotationError:
+        raise
+    except Exception as error:
+        # Pillow and tifffile raise OSError, SyntaxError, ValueError, struct.error, zlib.error, … for damaged files.
+        raise AnnotationError(f"{path} cannot be read: {error}", remedy="check the file") from error
+
+
+def _read_picture(path: Path, *, rgb: bool) -> NDArray[Any]:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        if rgb and picture.mode not in ("RGB", "L") and not picture.mode.startswith(("I", "F")):
+            return np.asarray(picture.convert("RGB"))
+        return np.asarray(picture)
+
+
+def _read_tiff(path: Path) -> NDArray[Any]:
+    import tifffile
+
+    with tifffile.TiffFile(path) as tiff:
+        pixels: NDArray[Any] = tiff.series[0].levels[0].asarray()
+    pixels = pixels.squeeze()
+    planar = pixels.ndim == 3 and pixels.shape[0] in (3, 4) and pixels.shape[2] not in (3, 4)
+    return np.moveaxis(pixels, 0, 2) if planar else pixels
