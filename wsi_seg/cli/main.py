@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from wsi_seg import __version__
-from wsi_seg.cli import inspect, models, run, sample, verify
+from wsi_seg.cli import evaluate, inspect, models, run, sample, train, verify
 from wsi_seg.errors import WsiSegError
 
 app = typer.Typer(
@@ -23,7 +23,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (run.run, run.plan, inspect.info, verify.verify, sample.sample, models.models):
+for command in (
+    run.run, run.plan, inspect.info, verify.verify, evaluate.evaluate, sample.sample, models.models, train.train,
+):  # fmt: skip
     app.command()(command)
 
 

@@ -25,6 +25,8 @@ _RUNTIMES = {
     "torchscript": ("torch",),
     "factory": ("torch",),
 }
+_RUN_PROGRAM = "model.onnx"
+"""The program in a folder that `wsi-seg train` leaves."""
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -56,16 +58,21 @@ def locate(spec: ModelSpec) -> Location:
     if spec.model in builtin:
         return _with_runtimes(spec, "onnx", builtin[spec.model])
     path = Path(spec.model)
+    if path.is_dir():
+        path = path / _RUN_PROGRAM
     kind = _KINDS.get(path.suffix.lower())
     if kind is None and _FACTORY.fullmatch(spec.model):
         return _with_runtimes(spec, "factory", _module_file(spec.model.partition(":")[0]))
     if kind is None:
         raise ModelLoadError(
             f"model {spec.model!r}",
-            rule=f"a model is one of {', '.join(builtin)}, a file {' '.join(_KINDS)}, or module:factory",
+            rule=f"a model is one of {', '.join(builtin)}, a file {' '.join(_KINDS)}, the folder of a training, "
+            "or module:factory",
         )
     if not path.is_file():
-        raise ModelLoadError(f"model file {path} does not exist" if not path.exists() else f"{path} is not a file")
+        remedy = "is the training in it finished?" if path.name == _RUN_PROGRAM and path.parent.is_dir() else ""
+        what = f"model file {path} does not exist" if not path.exists() else f"{path} is not a file"
+        raise ModelLoadError(what, remedy=remedy)
     return _with_runtimes(spec, kind, path)
 
 

@@ -1,0 +1,110 @@
+"""The pixels of a run: labelled, validation, unlabelled and target sets, dealt out step by step.
+
+Owns how many steps an epoch has and which batches meet in one. A pure function of (configuration, epoch, step, rank).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wsi_seg.geometry import ceil_div
+from wsi_seg.train.config import Source, TrainConfig
+from wsi_seg.train.distributed import Group
+from wsi_seg.train.objective import Material, Moment, Normalise
+from wsi_seg.train.patches import Batch, PatchSet
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """All sets of a run, for one process of its group."""
+
+    config: TrainConfig
+    group: Group
+    train: PatchSet
+    validation: PatchSet | None
+    unlabelled: PatchSet | None
+    target: PatchSet | None
+
+    @property
+    def n_batches(self) -> int:
+        """Batches of this process in an epoch."""
+        return self.train.n_batches(self.config.batch_size, self.group.world)
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of the optimiser in an epoch; the last one may have fewer batches than `accumulate`."""
+        return ceil_div(self.n_batches, self.config.optimiser.accumulate)
+
+    def steps(self, epoch: int, first: int) -> Iterator[list[tuple[Material, Moment]]]:
+        """Batches of every step of an epoch from number `first` on, on the group's device."""
+        start, size, group = first * self.config.optimiser.accumulate, self.config.batch_size, self.group
+        labelled = self.train.epoch(epoch, size, group.rank, group.world, start=start)
+        unlabelled = self._endless(self.unlabelled, epoch * self.n_batches + start)
+        target = self._endless(self.target, epoch * self.n_batches + start)
+        with closing(labelled), closing(unlabelled), closing(target):
+            step: list[tuple[Material, Moment]] = []
+            for number, batch in enumerate(labelled, start):
+                moment = Moment(self.config.seed, epoch, number, group.rank, self.config.epochs, self.n_batches)
+                images, labels = (part.to(group.device, non_blocking=True) for part in batch)
+                step.append((Material(Batch(images, labels), next(unlabelled), next(target)), moment))
+                if len(step) == self.config.optimiser.accumulate or number == self.n_batches - 1:
+                    yield step
+                    step = []
+
+    def plain_batches(self, normalise: Normalise) -> Iterator[Tensor]:
+        """Training patches as they are, normalised, on the CPU, without end: what statistics are re-estimated on."""
+        epoch = 0
+        while True:
+            with closing(self.train.epoch(epoch, self.config.batch_size)) as batches:
+                for batch in batches:
+                    yield normalise(batch.images.float() / 255)
+            epoch += 1
+
+    def example(self) -> NDArray[np.uint8]:
+        """A field of view (H, W, 3) RGB: of validation where there is one."""
+        with closing((self.validation or self.train).whole()) as fields:
+            _, images, _ = next(fields)
+        return np.ascontiguousarray(images[0].permute(1, 2, 0).numpy())
+
+    def describe(self) -> tuple[str, str]:
+        """The training and the validation set in words."""
+        return _told(self.train), "none" if self.validation is None else _told(self.validation)
+
+    def _endless(self, patches: PatchSet | None, number: int) -> Iterator[Tensor | None]:
+        """Images of batch `number` of an unending row of epochs, and of all that follow; None where there is no set."""
+        size, group = self.config.batch_size, self.group
+        while patches is None:
+            yield None
+        n = patches.n_batches(size, group.world)
+        while True:
+            with closing(patches.epoch(number // n, size, group.rank, group.world, start=number % n)) as batches:
+                for batch in batches:
+                    number += 1
+                    yield batch.images.to(group.device, non_blocking=True)
+
+
+def open_supply(config: TrainConfig, group: Group) -> Supply:
+    """Open every set that the configuration names. Raises ConfigError, AnnotationError, SlideError, PlanError."""
+    train, validation = PatchSet.open(config.data.train, config), None
+    if config.data.validation:
+        validation = PatchSet.open(config.data.validation, config)
+    elif config.data.validation_share:
+        train, validation = train.split(config.data.validation_share, config.seed)
+
+    def unlabelled(sources: list[Source] | None) -> PatchSet | None:
+        return None if sources is None else PatchSet.open(sources, config, labelled=False)
+
+    semi, domain = (part.sources if part else None for part in (config.semi, config.domain))
+    return Supply(config, group, train, validation, unlabelled(semi), unlabelled(domain))
+
+
+def _told(patches: PatchSet) -> str:
+    facts = patches.describe()
+    px = ", ".join(f"{name} {count / 1e6:.1f}" for name, count in facts["labelled_px"].items())
+    return f"{facts['fields']} fields of {facts['cases']} cases; Mpx labelled: {px}"

@@ -1,0 +1,55 @@
+"""A network over a validation set: scores of all its pixels, and a few fields of view to look at.
+
+Owns the pass; whole fields, one at a time, in fp32, as the exported program will see them. Chooses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wsi_seg.model.network import Network
+from wsi_seg.train.losses import IGNORE, Loss
+from wsi_seg.train.objective import Normalise
+from wsi_seg.train.pictures import Field
+from wsi_seg.train.score import Scores, confusion, scores_of
+
+N_PICTURES = 6
+
+Fields = Iterable[tuple[str, Tensor, Tensor]]
+"""(name, images uint8 (1, 3, H, W), labels int64 (1, H, W)), as `PatchSet.whole` gives them."""
+
+
+def validate(
+    network: Network, fields: Fields, loss: Loss, normalise: Normalise, between: Callable[[], None]
+) -> tuple[Scores, list[Field]]:
+    """Scores, and the first `N_PICTURES` fields with their prediction; `between` is called after every field."""
+    device = next(network.parameters()).device
+    matrix = torch.zeros(network.n_classes, network.n_classes, dtype=torch.int64)
+    total, n_px = 0.0, 0
+    pictures: list[Field] = []
+    training = network.training
+    network.eval()
+    try:
+        for _, images, labels in fields:
+            with torch.inference_mode():
+                logits = network(normalise(images.to(device).float() / 255))
+                reference = labels.to(device)
+                predicted = logits.argmax(1)
+                matrix += confusion(predicted, reference, network.n_classes).cpu()
+                known = int((reference != IGNORE).sum())
+                total, n_px = total + float(loss(logits, reference)) * known, n_px + known
+            if len(pictures) < N_PICTURES:
+                pictures.append((_plain(images[0].permute(1, 2, 0)), _plain(labels[0]), _plain(predicted[0])))
+            between()
+    finally:
+        network.train(training)
+    return scores_of(matrix, total / max(1, n_px)), pictures
+
+
+def _plain(tensor: Tensor) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(tensor.cpu().numpy().astype(np.uint8))
