@@ -58,8 +58,8 @@ def drop_rectangles(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Coarse dropout (DeVries and Taylor 2017, arXiv:1708.04552): rectangles become the patch's mean colour.
 
-    Labels there become `IGNORE`: what cannot be seen is not asked for. A rectangle that starts near the far edge is
-    cut off there.
+    Labels there become `IGNORE`: what cannot be seen is not asked for. Centres are spread evenly; a rectangle near an
+    edge is cut off there.
     """
     n, _, height, width = images.shape
     draws = torch.rand((n, config.dropout_holes, 4), generator=generator)
@@ -69,8 +69,14 @@ def drop_rectangles(
     for i, holes in enumerate(n_holes.tolist()):
         colour = images[i].mean(dim=(1, 2))[:, None, None]
         for y, x, h, w in draws[i, :holes].tolist():
-            rows = slice(int(y * height), int(y * height) + max(int(h * config.dropout_size * height), 1))
-            columns = slice(int(x * width), int(x * width) + max(int(w * config.dropout_size * width), 1))
+            rows, columns = _span(y, h * config.dropout_size, height), _span(x, w * config.dropout_size, width)
             images[i, :, rows, columns] = colour
             labels[i, rows, columns] = IGNORE
     return images, labels
+
+
+def _span(centre: float, share: float, size: int) -> slice:
+    """Of a side of `size` px, `share` around `centre` (0..1): one pixel at least."""
+    length = max(int(share * size), 1)
+    start = int(centre * size) - length // 2
+    return slice(max(start, 0), start + length)

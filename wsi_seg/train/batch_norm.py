@@ -1,20 +1,21 @@
 """Batch normalisation: statistics that stand still, and statistics estimated anew.
 
-Knows no network but `nn.Module`. Only 2-D batch normalisation, synchronised or not, is meant: no architecture here
-has another.
+Knows no network but `nn.Module`.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class _StandsStill:
-    """Stays in eval mode, whatever `train()` is called on around it; copies and pickles as it is."""
+    """Stays in eval mode, whatever `train()` is called on around it; a copy does too."""
 
     for_good = False
     """Not to be thawed."""
@@ -23,16 +24,10 @@ class _StandsStill:
         return super().train(False)  # type: ignore[misc]
 
 
-class _FrozenBatchNorm(_StandsStill, nn.BatchNorm2d):  # type: ignore[misc]
-    pass
-
-
-class _FrozenSyncBatchNorm(_StandsStill, nn.SyncBatchNorm):  # type: ignore[misc]
-    pass
-
-
-_FROZEN = {nn.BatchNorm2d: _FrozenBatchNorm, nn.SyncBatchNorm: _FrozenSyncBatchNorm}
-_THAWED = {frozen: plain for plain, frozen in _FROZEN.items()}
+@functools.cache
+def _standing(kind: type[nn.Module]) -> type[nn.Module]:
+    """`kind` that stands still."""
+    return type(f"Standing{kind.__name__}", (_StandsStill, kind), {})
 
 
 def freeze_batch_norm(module: nn.Module, *, for_good: bool = True) -> int:
@@ -42,7 +37,9 @@ def freeze_batch_norm(module: nn.Module, *, for_good: bool = True) -> int:
     """
     norms = list(_norms(module))
     for norm in norms:
-        norm.__class__ = _FROZEN.get(type(norm), type(norm))
+        if not isinstance(norm, _StandsStill):
+            kind: Any = type(norm)
+            norm.__class__ = _standing(kind)
         norm.for_good = norm.for_good or for_good
         norm.train()
     return len(norms)
@@ -51,8 +48,8 @@ def freeze_batch_norm(module: nn.Module, *, for_good: bool = True) -> int:
 def thaw_batch_norm(module: nn.Module) -> None:
     """Let the statistics in `module` move again, but those frozen for good; in the mode that `module` is in."""
     for norm in _norms(module):
-        if type(norm) in _THAWED and not norm.for_good:
-            norm.__class__ = _THAWED[type(norm)]
+        if isinstance(norm, _StandsStill) and not norm.for_good:
+            norm.__class__ = type(norm).__bases__[1]
             norm.train(module.training)
 
 
@@ -98,9 +95,9 @@ class _Pool:
 
     def take(self, _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         """Merge a batch (Chan et al. 1983, doi:10.1080/00031305.1983.10483115)."""
-        x = inputs[0].float()
-        variance, mean = (part.double().cpu() for part in torch.var_mean(x, dim=(0, 2, 3), correction=0))
-        count = x.numel() // x.shape[1]
+        x = inputs[0].float().transpose(0, 1).flatten(1)  # (C, pixels)
+        variance, mean = (part.double().cpu() for part in torch.var_mean(x, dim=1, correction=0))
+        count = x.shape[1]
         total, apart = self.count + count, mean - self.mean
         self.squares += variance * count + apart**2 * (self.count * count / total)
         self.mean += apart * (count / total)
@@ -118,4 +115,5 @@ class _Pool:
 
 
 def _norms(module: nn.Module) -> Iterator[Any]:
-    return (part for part in module.modules() if isinstance(part, nn.BatchNorm2d | nn.SyncBatchNorm))
+    kept = (part for part in module.modules() if isinstance(part, _BatchNorm))
+    return (norm for norm in kept if norm.running_mean is not None)
