@@ -11,10 +11,16 @@ from typing import Any
 
 from wsi_seg.errors import UsageError
 from wsi_seg.model.network import Network
+from wsi_seg.model.resnet_unet import ResNetUNet, ResNetUNetOptions
+from wsi_seg.model.swin_unet import SwinUNet, SwinUNetOptions
 from wsi_seg.model.unet import UNet, UNetOptions
+from wsi_seg.model.unet_plus_plus import UNetPlusPlus, UNetPlusPlusOptions
 
 ARCHITECTURES: dict[str, tuple[Callable[[int, Any], Network], type[Any]]] = {
     "unet": (UNet, UNetOptions),
+    "unet++": (UNetPlusPlus, UNetPlusPlusOptions),
+    "swin-unet": (SwinUNet, SwinUNetOptions),
+    "resnet-unet": (ResNetUNet, ResNetUNetOptions),
 }
 """Name -> network and its options."""
 
