@@ -21,8 +21,7 @@ def open_annotation(
     classes: Sequence[str],
     names: Mapping[str, str],
     unannotated: int = IGNORE,
-    *,
-    l0_size: tuple[int, int],
+    l0_size: tuple[int, int] | None = None,
     l0_origin: tuple[float, float] = (0.0, 0.0),
 ) -> Annotation:
     """Open reference labels of a slide.
@@ -33,7 +32,7 @@ def open_annotation(
         names: class name in the file -> name in `classes`, or `ignore` for what is left out. Names that are
             classes need no entry.
         unannotated: label outside every polygon. Label maps say themselves what is not annotated.
-        l0_size: (height, width) of the slide's level 0; a label map covers it unless the file says otherwise.
+        l0_size: (height, width) of the slide's level 0, which a label map covers unless it says where it lies itself.
         l0_origin: level-0 point (y, x) that QuPath counts from: the corner of the scanned bounds
             (github.com/qupath/qupath/issues/820). ASAP counts from the corner of level 0.
 
@@ -58,7 +57,7 @@ def _drawn(path: Path, polygons: list[LabelledPolygon], unannotated: int) -> Ann
     return PolygonAnnotation(polygons, unannotated)
 
 
-def _raster(path: Path, naming: Naming, l0_size: tuple[int, int]) -> Annotation:
+def _raster(path: Path, naming: Naming, l0_size: tuple[int, int] | None) -> Annotation:
     from wsi_seg.annotation import label_map, raster
 
     read: Callable[[Path, Naming], raster.LabelMap]

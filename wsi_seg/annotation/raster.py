@@ -45,7 +45,7 @@ class LabelMap:
 class RasterAnnotation:
     """Labels looked up in a label map, nearest at pixel centres; what it does not cover is ignored."""
 
-    def __init__(self, stored: LabelMap, l0_size: tuple[int, int]) -> None:
+    def __init__(self, stored: LabelMap, l0_size: tuple[int, int] | None) -> None:
         """`l0_size` is (height, width) of the slide's level 0. Raises AnnotationError where the shapes disagree."""
         self._stored = stored
         self._l0_per_px = stored.l0_per_px or _ratio(stored, l0_size)
@@ -68,9 +68,8 @@ class RasterAnnotation:
     def _positions(self, axis: int, span: tuple[int, int], l0_origin: float, step: float) -> NDArray[np.int64]:
         """Stored px under the centre of each px of a span of the grid; -1 where there is none."""
         l0_centres = l0_origin + (np.arange(*span) + 0.5) * step
-        positions: NDArray[np.int64] = np.floor(
-            (l0_centres - self._stored.l0_offset[axis]) / self._l0_per_px[axis]
-        ).astype(np.int64)
+        stored_centres = (l0_centres - self._stored.l0_offset[axis]) / self._l0_per_px[axis]
+        positions: NDArray[np.int64] = np.floor(stored_centres).astype(np.int64)
         positions[(positions < 0) | (positions >= self._stored.array.shape[axis])] = -1
         return positions
 
@@ -98,8 +97,10 @@ class RasterAnnotation:
         return table[inverse].reshape(stored.shape)
 
 
-def _ratio(stored: LabelMap, l0_size: tuple[int, int]) -> tuple[float, float]:
+def _ratio(stored: LabelMap, l0_size: tuple[int, int] | None) -> tuple[float, float]:
     """Level-0 px per stored px: the label map covers level 0, its sides rounded to whole px."""
+    if l0_size is None:
+        raise AnnotationError(f"{stored.source} does not say where it lies", remedy="give the size of its slide")
     height, width = stored.array.shape
     y, x = l0_size[0] / height, l0_size[1] / width
     # A side that was rounded is off by one px at most; beyond that, it is a picture of something else.

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from wsi_seg.annotation.pixel_files import SUFFIXES, read_index, read_rgb
 from wsi_seg.annotation.protocol import IGNORE
 from wsi_seg.card import named_classes
-from wsi_seg.errors import AnnotationError, ConfigError
+from wsi_seg.errors import AnnotationError, ConfigError, PlanError
 from wsi_seg.geometry import Box, Level, Mpp
 from wsi_seg.plan.scale import choose_scale
 from wsi_seg.train.config import ImageSource, TrainConfig
@@ -143,10 +143,10 @@ def open_images(source: ImageSource, config: TrainConfig, cache: PixelCache, *, 
 
 
 def load_pair(entry: Entry, reading: Reading) -> Pair:
-    """Decode the files of a field and bring them to the model's resolution. Raises AnnotationError, PlanError."""
+    """Decode the files of a field and bring them to the model's resolution. Raises AnnotationError, ConfigError."""
     pixels = read_rgb(entry.image)
     size = pixels.shape[0], pixels.shape[1]
-    factor = _factor(size, reading)
+    factor = _factor(entry.image, size, reading)
     at = _nearest(size[0], factor[0]), _nearest(size[1], factor[1])
     shape = len(at[0]), len(at[1])
     if min(shape) < 1:
@@ -209,10 +209,17 @@ def _same_size(path: Path, size: tuple[int, int], image: Path) -> NDArray[Any]:
     return labels
 
 
-def _factor(size: tuple[int, int], reading: Reading) -> tuple[float, float]:
+def _factor(image: Path, size: tuple[int, int], reading: Reading) -> tuple[float, float]:
     """Image px per px, (y, x), by the engine's rules of what is close enough."""
     mpp = Mpp(reading.image_mpp, reading.image_mpp)
-    return choose_scale((Level(size, (1.0, 1.0)),), mpp, Box(0, 0, *size), reading.mpp).factor
+    try:
+        return choose_scale((Level(size, (1.0, 1.0)),), mpp, Box(0, 0, *size), reading.mpp).factor
+    except PlanError as error:
+        raise ConfigError(
+            f"images of {reading.image_mpp:g} um/px for a model of {reading.mpp:g} ({image})",
+            rule=error.rule.replace("level", "image"),
+            remedy="give the true `mpp` of the images",
+        ) from error
 
 
 def _nearest(n: int, factor: float) -> NDArray[np.intp]:
