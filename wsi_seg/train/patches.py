@@ -212,7 +212,10 @@ class PatchSet:
             field_number, cell = sampler.anywhere.at((stratum + share) / n_strata)
         field = self._fields[field_number]
         place = self._place(field, self._indices[field_number].box(cell), wanted, random)
-        y, x = (self._start(p, length, wanted) for p, length in zip(place, field.size, strict=True))
+        y, x = (
+            self._start(px + (random.random() if wanted is None else 0.5), length, wanted)
+            for px, length in zip(place, field.size, strict=True)
+        )
         return field.read(Box.at(y, x, self._sampling.patch_size, self._sampling.patch_size))
 
     def _place(self, field: Field, cell: Box, wanted: int | None, random: np.random.Generator) -> tuple[int, int]:
@@ -229,8 +232,8 @@ class PatchSet:
         y, x = divmod(min(found, n_px - 1), cell.width)
         return cell.y0 + y, cell.x0 + x
 
-    def _start(self, place: int, length: int, wanted: int | None) -> int:
-        """First px, on one axis, of the patch that shows px `place` of a field of `length`; inside it if it fits.
+    def _start(self, place: float, length: int, wanted: int | None) -> int:
+        """First px, on one axis, of the patch that shows point `place` of a field of `length`; inside it if it fits.
 
         Patches for a class have the px in their middle. Others, in small fields, lie so that every position is as
         likely as any other, which a patch around an evenly drawn px would not: it would stick to the border.
@@ -239,8 +242,8 @@ class PatchSet:
         if length <= patch:
             return -((patch - length) // 2)
         if wanted is None and length <= _EVEN_UP_TO * patch:
-            return place * (length - patch + 1) // length
-        return min(max(0, place - patch // 2), length - patch)
+            return int(place * (length - patch + 1) / length)
+        return min(max(0, int(place) - patch // 2), length - patch)
 
     def _part(self, chosen: list[bool]) -> PatchSet:
         kept = [i for i, is_chosen in enumerate(chosen) if is_chosen]
