@@ -38,18 +38,20 @@ def train(
         return
     if config is None:
         raise UsageError("no configuration", remedy="wsi-seg train CONFIG.yaml; --keys lists what goes into one")
+    import os
+
     from wsi_seg.cli.train_progress import training_progress
     from wsi_seg.engine.signals import stop_on_signals
     from wsi_seg.train.config import read_config
 
     wanted = read_config(config, changes or [])
-    with training_progress(enabled=not (quiet or as_json)) as listener, stop_on_signals() as stop:
+    is_first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes one tells
+    with training_progress(enabled=is_first and not (quiet or as_json)) as listener, stop_on_signals() as stop:
         from wsi_seg.train.loop import train as run
 
         result = run(wanted, out or Path(config.stem), resume=not restart, listener=listener, stop=stop)
-    if result is None:
-        return  # another process of the group reports
-    print(json.dumps(result.summary, indent=2) if as_json else result.describe())
+    if is_first:
+        print(json.dumps(result.summary, indent=2) if as_json else result.describe())
 
 
 def _check_extra() -> None:

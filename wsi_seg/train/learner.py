@@ -39,7 +39,7 @@ class Learner:
     """What learns; the same in every process of a group after every step."""
 
     def __init__(self, config: TrainConfig, network: Network, objective: Objective, group: Group) -> None:
-        self.network = network.to(group.device)
+        self.network: Network = network.to(group.device)
         self._config, self._group, self._objective = config, group, objective
         ema, semi = config.optimiser.ema, config.semi
         self.average = WeightAverage(network, ema) if ema else None
@@ -57,7 +57,8 @@ class Learner:
     @property
     def best_network(self) -> Network:
         """What is validated and exported: the moving average where there is one."""
-        return self.network if self.average is None else self.average.network
+        network: Network = self.network if self.average is None else self.average.network
+        return network
 
     @property
     def rate(self) -> float:

@@ -15,7 +15,7 @@ from math import inf, isnan
 from pathlib import Path
 from threading import Event as Flag
 from time import monotonic
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import torch
 
@@ -118,7 +118,8 @@ def train(
             while not run.progress.ended:
                 run.train_epoch()
                 run.close_epoch()
-            return group.share(finish(config, folder, supply, run.progress.rows, tell) if group.is_first else None)
+            result = finish(config, folder, supply, run.progress.rows, tell) if group.is_first else None
+            return group.share(cast(TrainResult, result))
 
 
 class _Run:

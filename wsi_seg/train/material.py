@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +48,7 @@ class Supply:
         labelled = self.train.epoch(epoch, size, group.rank, group.world, start=start)
         unlabelled = self._endless(self.unlabelled, epoch * self.n_batches + start)
         target = self._endless(self.target, epoch * self.n_batches + start)
-        with closing(labelled), closing(unlabelled), closing(target):
+        with _closing(labelled), _closing(unlabelled), _closing(target):
             step: list[tuple[Material, Moment]] = []
             for number, batch in enumerate(labelled, start):
                 moment = Moment(self.config.seed, epoch, number, group.rank, self.config.epochs, self.n_batches)
@@ -61,14 +62,14 @@ class Supply:
         """Training patches as they are, normalised, on the CPU, without end: what statistics are re-estimated on."""
         epoch = 0
         while True:
-            with closing(self.train.epoch(epoch, self.config.batch_size)) as batches:
+            with _closing(self.train.epoch(epoch, self.config.batch_size)) as batches:
                 for batch in batches:
                     yield normalise(batch.images.float() / 255)
             epoch += 1
 
     def example(self) -> NDArray[np.uint8]:
         """A field of view (H, W, 3) RGB: of validation where there is one."""
-        with closing((self.validation or self.train).whole()) as fields:
+        with _closing((self.validation or self.train).whole()) as fields:
             _, images, _ = next(fields)
         return np.ascontiguousarray(images[0].permute(1, 2, 0).numpy())
 
@@ -83,7 +84,7 @@ class Supply:
             yield None
         n = patches.n_batches(size, group.world)
         while True:
-            with closing(patches.epoch(number // n, size, group.rank, group.world, start=number % n)) as batches:
+            with _closing(patches.epoch(number // n, size, group.rank, group.world, start=number % n)) as batches:
                 for batch in batches:
                     number += 1
                     yield batch.images.to(group.device, non_blocking=True)
@@ -102,6 +103,11 @@ def open_supply(config: TrainConfig, group: Group) -> Supply:
 
     semi, domain = (part.sources if part else None for part in (config.semi, config.domain))
     return Supply(config, group, train, validation, unlabelled(semi), unlabelled(domain))
+
+
+def _closing(batches: Any) -> Any:
+    """Ends the threads that read ahead of an iterator when the `with` ends; iterators of `PatchSet` are generators."""
+    return closing(batches)
 
 
 def _told(patches: PatchSet) -> str:

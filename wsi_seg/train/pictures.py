@@ -27,7 +27,7 @@ Field = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
 
 def write_predictions(path: Path, fields: Sequence[Field], classes: Sequence[SegmentationClass]) -> None:
     """Draw `fields`, at least one, one below the other. Raises WriteError."""
-    rows = [_row(*(part[:LARGEST_SIDE, :LARGEST_SIDE] for part in field), classes) for field in fields]
+    rows = [_row(field, classes) for field in fields]
     width = max(row.shape[1] for row in rows)
     page = [np.pad(row, ((0, _GAP), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
     picture = io.BytesIO()
@@ -35,12 +35,8 @@ def write_predictions(path: Path, fields: Sequence[Field], classes: Sequence[Seg
     write_durably(path, picture.getvalue())
 
 
-def _row(
-    image: NDArray[np.uint8],
-    reference: NDArray[np.uint8],
-    prediction: NDArray[np.uint8],
-    classes: Sequence[SegmentationClass],
-) -> NDArray[np.uint8]:
+def _row(field: Field, classes: Sequence[SegmentationClass]) -> NDArray[np.uint8]:
+    image, reference, prediction = (part[:LARGEST_SIDE, :LARGEST_SIDE] for part in field)
     parts = [image, _painted(image, reference, classes), _painted(image, prediction, classes)]
     gap = np.full((image.shape[0], _GAP, 3), 255, np.uint8)
     return np.concatenate([parts[0], gap, parts[1], gap, parts[2]], axis=1)
