@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from wsi_seg.errors import UsageError
 from wsi_seg.train.augment import Augment
 from wsi_seg.train.config import AugmentConfig
 from wsi_seg.train.losses import IGNORE
@@ -81,6 +82,12 @@ def test_autocast_around_it_changes_nothing() -> None:
         cast = augmented(**EVERYTHING)
     assert torch.equal(plain[0], cast[0])
     assert torch.equal(plain[1], cast[1])
+
+
+def test_patches_of_another_side_are_refused() -> None:
+    images, labels = batch()
+    with pytest.raises(UsageError, match=r"\(6, 3, 32, 32\).*patches are 64 x 64 px"):
+        Augment(AugmentConfig(), 64)(images, labels, generator())
 
 
 def test_photometric_changes_leave_every_pixel_in_its_place() -> None:

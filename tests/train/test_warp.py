@@ -26,7 +26,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def points(n: int, size: int, seed: int = 0, **options: Any) -> torch.Tensor:
-    drawn = draw_points(AugmentConfig(**STILL, **options), n, size, generator(seed))
+    drawn = draw_points(AugmentConfig(**STILL, **options), n, size, generator(seed), torch.device("cpu"))
     assert drawn is not None
     return drawn
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from wsi_seg.errors import UsageError
 from wsi_seg.train.colour import add_noise, blur, change_colour, change_gamma
 from wsi_seg.train.config import AugmentConfig
 from wsi_seg.train.losses import IGNORE
@@ -27,15 +28,19 @@ class Augment:
         """Patches (N, 3, P, P) uint8 and labels (N, P, P) int64 -> float32 in 0..1, and labels in step.
 
         `generator` is a CPU generator, wherever the batch is. Labels that came from outside the patch, or were
-        dropped, are `IGNORE`.
+        dropped, are `IGNORE`. Raises UsageError for patches of another side.
         """
+        side = self.patch_size
+        if images.shape[2:] != (side, side) or labels.shape[1:] != (side, side):
+            shapes = f"images {tuple(images.shape)}, labels {tuple(labels.shape)}"
+            raise UsageError(shapes, rule=f"patches are {side} x {side} px")
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):  # bf16 coordinates would be px off
             if self.config.flip or self.config.rotate90:
                 images, labels = turn(images, labels, self.config, generator)
             pixels = images.float() / 255
-            points = draw_points(self.config, len(images), self.patch_size, generator)
+            points = draw_points(self.config, len(images), self.patch_size, generator, pixels.device)
             if points is not None:
-                pixels, labels = sample(pixels, labels, points.to(pixels.device))
+                pixels, labels = sample(pixels, labels, points)
             pixels = self.photometric(pixels, generator)
             return drop_rectangles(pixels, labels, self.config, generator) if self.config.dropout else (pixels, labels)
 

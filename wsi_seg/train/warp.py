@@ -4,7 +4,7 @@ Owns the coordinates, so that image and labels move in step: both are read once,
 considered: it chains interpolations, each blurring, and draws from the global generator. Knows no colour.
 
 Points are (y, x) offsets in px from the centre of the patch. All random numbers come from a CPU generator, so that a
-patch is warped alike on every device.
+patch is warped alike on every device; they are few, and fields are made of them on the device.
 """
 
 from __future__ import annotations
@@ -43,26 +43,31 @@ def _turned(pixels: torch.Tensor, flips: list[int], quarter: int) -> torch.Tenso
     return mirrored.rot90(quarter, (-2, -1)) if quarter else mirrored
 
 
-def draw_points(config: AugmentConfig, n: int, size: int, generator: torch.Generator) -> torch.Tensor | None:
+def draw_points(
+    config: AugmentConfig, n: int, size: int, generator: torch.Generator, device: torch.device
+) -> torch.Tensor | None:
     """Where each pixel of `n` patches of side `size` comes from: (n, 2, size, size) float32, or None for no change.
 
     Grid distortion, then zoom and rotation, then the elastic field; all are added up before anything is read.
     """
     if not _warps(config):
         return None
-    line = torch.arange(size, dtype=torch.float32) - (size - 1) / 2
+    line = torch.arange(size, dtype=torch.float32, device=device) - (size - 1) / 2
     y, x = line.expand(n, size), line.expand(n, size)
     if config.grid:
-        y, x = y + _line_shifts(config, n, size, generator), x + _line_shifts(config, n, size, generator)
-    angle = math.radians(config.rotate) * _uniform((n, 1, 1), generator)
+        y, x = (
+            y + _line_shifts(config, n, size, generator).to(device),
+            x + _line_shifts(config, n, size, generator).to(device),
+        )
+    angle = math.radians(config.rotate) * _uniform((n, 1, 1), generator).to(device)
     low, high = (math.log(factor) for factor in config.scale)
-    zoom = torch.exp((low + high) / 2 + (high - low) / 2 * _uniform((n, 1, 1), generator))
+    zoom = torch.exp((low + high) / 2 + (high - low) / 2 * _uniform((n, 1, 1), generator).to(device))
     cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
     points = torch.stack(
         [cos * y[:, :, None] - sin * x[:, None, :], sin * y[:, :, None] + cos * x[:, None, :]], dim=1
     )  # (n, 2, size, size)
     if config.elastic:
-        points += _elastic_field(config, n, size, generator)
+        points += _elastic_field(config, n, size, generator, device)
     return points
 
 
@@ -101,15 +106,17 @@ def _line_shifts(config: AugmentConfig, n: int, size: int, generator: torch.Gene
     return torch.lerp(shifts[:, cell], shifts[:, cell + 1], places - cell)
 
 
-def _elastic_field(config: AugmentConfig, n: int, size: int, generator: torch.Generator) -> torch.Tensor:
+def _elastic_field(
+    config: AugmentConfig, n: int, size: int, generator: torch.Generator, device: torch.device
+) -> torch.Tensor:
     """Displacements (n, 2, size, size) px: a cubic B-spline over a coarse random grid.
 
     B-splines (Rueckert et al. 1999, doi:10.1109/42.796284) and not interpolation: a mean of the grid's values, so none
     exceeds `elastic`, and without creases.
     """
-    weights = _spline_weights(size, config.elastic_spacing)
+    weights = _spline_weights(size, config.elastic_spacing).to(device)
     n_knots = weights.shape[1]
-    knots = config.elastic * _uniform((n, 2, n_knots, n_knots), generator)
+    knots = config.elastic * _uniform((n, 2, n_knots, n_knots), generator).to(device)
     return weights @ knots @ weights.T
 
 
