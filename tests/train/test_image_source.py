@@ -72,7 +72,7 @@ def test_a_table_names_files_cases_and_classes(image_folder, config_of):
     assert [(f.name, f.case) for f in opened(config)] == [("p0_0", "K0"), ("p1_2", "K2")]
     save(folder / "labels" / "p0_0.png", np.eye(20, dtype=np.uint8) * 200)
     assert np.array_equal(opened(config)[0].read_labels(Box(0, 0, 20, 20)), np.eye(20) * 2)
-    with pytest.raises(ConfigError, match="no column 'fold'.*image, label, case, split, kind"):
+    with pytest.raises(ConfigError, match=r"no column 'fold'.*image, label, case, split, kind"):
         opened(config_of({"table": folder / "t.csv", "where": {"fold": "1"}}))
     with pytest.raises(ConfigError, match="names no image where"):
         opened(config_of({"table": folder / "t.csv", "where": {"split": "c"}}))
