@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from math import isnan
 from pathlib import Path
 from threading import Event
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.engine.runs import folder_in_memory
 from tests.train.discs import disc_config, write_discs
 from wsi_seg.errors import CheckpointError, DivergedError, OutputExistsError, RunStopped
 from wsi_seg.model.weights import read_weights
@@ -21,6 +23,13 @@ from wsi_seg.train.config import TrainConfig, to_yaml
 from wsi_seg.train.events import EpochDone, StepDone
 from wsi_seg.train.events import Event as Told
 from wsi_seg.train.run_folder import RunFolder
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is such."""
+    with folder_in_memory(tmp_path) as folder:
+        yield folder
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +58,7 @@ def _methods(discs: Path) -> dict[str, dict[str, Any]]:
         },
         "mean teacher, adversary, frozen statistics, read ahead": {
             "semi": {"sources": other, "mean_teacher": True, "confidence": 0.5, "ramp_epochs": 1},
-            "domain": {"sources": other, "method": "outputs"},
+            "domain": {"sources": other},
             "batch_norm": {"freeze_after": 1},
             "data": disc_config(discs).data.model_dump(mode="json") | {"workers": 2},
             "precision": "fp16",
@@ -231,6 +240,7 @@ def test_a_run_that_stays_bad_fails(discs: Path, tmp_path: Path, monkeypatch: py
 _KILLING = """
 import os, random, signal, sys, time
 from pathlib import Path
+import tensorboardX, torch._dynamo  # which a training imports on its way
 from wsi_seg.train import loop
 from wsi_seg.train.config import read_config
 
