@@ -1,0 +1,1 @@
+"""What `article_claims.py` is made of: data sets, runs, costs."""
