@@ -33,14 +33,6 @@ LOCAL = [name for name in CASES if not name.startswith("swin")]
 N_CLASSES = 3
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def made(case: str, **more: Any) -> Network:
     architecture, options = CASES[case]
     torch.manual_seed(0)

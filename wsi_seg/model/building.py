@@ -11,7 +11,7 @@ from typing import Any
 
 from wsi_seg.errors import UsageError
 from wsi_seg.model.network import Network
-from wsi_seg.model.resnet_unet import ResNetUNet, ResNetUNetOptions
+from wsi_seg.model.resnet_unet import DEEPEST, ResNetUNet, ResNetUNetOptions
 from wsi_seg.model.swin_unet import SwinUNet, SwinUNetOptions
 from wsi_seg.model.unet import UNet, UNetOptions
 from wsi_seg.model.unet_plus_plus import UNetPlusPlus, UNetPlusPlusOptions
@@ -72,3 +72,5 @@ def _check(architecture: str, own: dict[str, Any], name: str, value: Any) -> Non
         raise UsageError(f"dropout {value}", rule="a share, 0 … 1")
     if name in ("width", "depth", "window") and value < 1:
         raise UsageError(f"{name} {value}", rule="at least 1")
+    if architecture == "resnet-unet" and name == "depth" and value > DEEPEST:
+        raise UsageError(f"depth {value} of resnet-unet", rule=f"at most {DEEPEST}: a ResNet has four layers")

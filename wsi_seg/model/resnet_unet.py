@@ -15,6 +15,8 @@ from wsi_seg.model.network import Network
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 """Basic blocks per layer."""
+DEEPEST = 4
+"""Layers of a ResNet."""
 STEM_STRIDE = 2
 
 
@@ -25,7 +27,7 @@ class ResNetUNetOptions:
     width: int = 32
     """Channels of the stem and of layer 1; each further layer doubles them. 64 for pretrained weights."""
     depth: int = 4
-    """Down-samplings after the stem, at most 4: layers of the ResNet in use."""
+    """Down-samplings after the stem, at most `DEEPEST`: layers of the ResNet in use."""
     resnet_layers: int = 18
     """18 or 34."""
     up: str = "resize"

@@ -6,6 +6,7 @@ Owns what files are understood and what must fit. Knows no training state beyond
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return dict(safetensors.torch.load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of old pickle protocols; the file is judged below
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         remedy = "save the state dict alone, best as safetensors"
         raise CheckpointError(
@@ -75,7 +78,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise CheckpointError(f"cannot read weights {path}: {error.strerror or error}") from error
     except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is not a file of weights: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{path} is not a file of weights: {_first_line(error)}") from error
     return _tensors(content, path)
 
 
@@ -84,6 +87,10 @@ def write_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
     path.write_bytes(
         safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
     )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _tensors(content: object, path: Path) -> dict[str, Tensor]:
