@@ -48,6 +48,7 @@ CONFINED = {
         "wsi_seg/slide/tiff_layout.py",
         "wsi_seg/sample/synthetic.py",
         "wsi_seg/output/tiff_writer.py",
+        "wsi_seg/evaluate/tiff_labels.py",
         "wsi_seg/annotation/pixel_files.py",
         "wsi_seg/annotation/label_map.py",
     },

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_seg.annotation.naming import IGNORED
 from wsi_seg.card import SegmentationClass, named_classes
 from wsi_seg.errors import EvaluationError
 from wsi_seg.evaluate.label_map import LabelMap, Values
 
 NONE = 255
 """Class index of what is no class: not analysed in a prediction, ignored in a reference."""
-IGNORED = "ignored"
-"""Name that stands for it where values are mapped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ def value_table(
         source: the map, in words for errors.
         stated: whose own classes, if it has any, say what its values are.
         classes: to score.
-        changes: stored value or class name of the map -> class name to score, or `ignored`.
+        changes: stored value or class name of the map -> class name to score, or `ignore`.
 
     Raises:
         EvaluationError: a class of the map that is none of `classes`, or an unknown name in `changes`.

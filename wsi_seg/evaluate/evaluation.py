@@ -45,7 +45,7 @@ class Reading:
     classes: tuple[str, ...] = ()
     """Names in the order of the values; empty: what the prediction says."""
     predicted_values: Mapping[str, str] = field(default_factory=dict)
-    """Value or class name in the prediction -> class to score, or `ignored`."""
+    """Value or class name in the prediction -> class to score, or `ignore`."""
     reference_values: Mapping[str, str] = field(default_factory=dict)
     """The same for the reference; for annotations, name of a polygon's class -> class to score."""
     predicted_instances: bool = False
@@ -193,11 +193,11 @@ def _annotation(pair: Pair, predicted: LabelMap, classes: Sequence[SegmentationC
     from wsi_seg.annotation import open_annotation
 
     unannotated = class_index(classes, reading.unannotated) if reading.unannotated else NONE
-    (height, width), frame = predicted.size, predicted.frame
-    (dy, dx), (y, x) = (frame.downsample, frame.offset) if frame else ((1.0, 1.0), (0.0, 0.0))
-    l0_size = round(y + height * dy), round(x + width * dx)
     names = [entry.name for entry in classes]
-    return open_annotation(pair.reference, names, reading.reference_values, unannotated, l0_size)
+    # a result begins at the corner of the slide's scanned bounds, where QuPath counts from
+    origin = predicted.frame.offset if predicted.frame else (0.0, 0.0)
+    assert isinstance(pair.reference, Path)
+    return open_annotation(pair.reference, names, reading.reference_values, unannotated, l0_origin=origin)
 
 
 def _spacing(predicted: LabelMap, pair: Pair, reading: Reading, scoring: Scoring) -> tuple[tuple[float, float], str]:

@@ -37,13 +37,14 @@ def confusion(
         raise EvaluationError(f"masks of {predicted.shape} and {reference.shape}", rule="both have the same shape")
     known = reference != ignore
     rows, columns = reference[known].astype(np.int64), predicted[known].astype(np.int64)
-    columns[columns == ignore] = n
-    for what, values, top in (("reference", rows, n - 1), ("prediction", columns, n)):
-        if values.size and not 0 <= values.min() <= values.max() <= top:
+    missing = columns == ignore
+    for what, values in (("reference", rows), ("prediction", columns[~missing])):
+        if values.size and not 0 <= values.min() <= values.max() < n:
             wrong = values.min() if values.min() < 0 else values.max()
             raise EvaluationError(
                 f"the {what} holds the value {wrong}", rule=f"class indices 0 … {n - 1}, or {ignore} for none"
             )
+    columns[missing] = n
     counts = np.bincount(rows * (n + 1) + columns, minlength=n * (n + 1))
     return counts.reshape(n, n + 1).astype(np.int64)
 

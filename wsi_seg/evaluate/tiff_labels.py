@@ -35,8 +35,10 @@ class TiffLabels:
         self._lock = Lock()
         self._kept: dict[int, NDArray[np.integer]] = {}
         try:
-            self._file = tifffile.TiffFile(path)
-            self._page: Any = self._file.pages.first
+            # the directory is read here, and no file stays open: tiles are read by their offsets
+            with tifffile.TiffFile(path) as file:
+                self._page: Any = file.pages.first
+                self._tiles = list(zip(self._page.dataoffsets, self._page.databytecounts, strict=True))
             if self._page.samplesperpixel != 1 or self._page.ndim != 2 or self._page.dtype.kind not in "bui":
                 raise EvaluationError(
                     f"{path} holds {self._page.axes} {self._page.shape} of {self._page.dtype}",
@@ -100,12 +102,13 @@ class TiffLabels:
     def _decoded(self, index: int) -> NDArray[np.integer]:
         if index in self._kept:
             return self._kept[index]
-        page, n_bytes = self._page, self._page.databytecounts[index]
+        page, (offset, n_bytes) = self._page, self._tiles[index]
         if not n_bytes:  # a tile that was never written
             return np.zeros(self._tile, page.dtype)
         try:
-            self._file.filehandle.seek(page.dataoffsets[index])
-            tile, _, shape = page.decode(self._file.filehandle.read(n_bytes), index)
+            with self._path.open("rb") as file:
+                file.seek(offset)
+                tile, _, shape = page.decode(file.read(n_bytes), index)
             return np.asarray(tile).reshape(np.asarray(tile).shape[-3:-1])[: shape[-3], : shape[-2]]
         except Exception as error:  # tifffile and its codecs raise many kinds
             raise EvaluationError(f"tile {index} of {self._path} cannot be decoded: {error}") from error
