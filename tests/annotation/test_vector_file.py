@@ -121,7 +121,7 @@ def drawn(kind: str, group: str, points: list[tuple[float, float]]) -> str:
     entries = [f'<Coordinate Order="{n}" X="{x}" Y="{y}" />' for n, (y, x) in enumerate(points)]
     return (
         f'<Annotation Name="A" Type="{kind}" PartOfGroup="{group}" Color="#F4FA58">'
-        f"<Coordinates>{''.join(sorted(entries, reverse=True))}</Coordinates></Annotation>"
+        f"<Coordinates>{''.join(entries[1::2] + entries[::2])}</Coordinates></Annotation>"
     )
 
 

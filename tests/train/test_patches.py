@@ -76,6 +76,8 @@ def test_an_epoch_is_a_function_of_seed_and_epoch():
     assert same(first, stacked(patch_set(fields).epoch(3, 4)))
     assert not same(first, stacked(patch_set(fields).epoch(4, 4)))
     assert not same(first, stacked(patch_set(fields, seed=8).epoch(3, 4)))
+    by_class = patch_set(fields, balance=1.0)
+    assert not same(stacked(by_class.epoch(3, 4)), stacked(by_class.epoch(4, 4)))
 
 
 @pytest.mark.parametrize("workers", [1, 3])
