@@ -47,14 +47,14 @@ def wsi_seg(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "wsi_seg.cli", *map(str, arguments)]
 
 
-def table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """A Markdown table with its title and the machine, also appended to LOG.md."""
+def table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]], log: Path = LOG) -> str:
+    """A Markdown table with its title and the machine, also appended to `log`."""
     lines = [f"### {title}", "", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {machine()}", ""]
     lines += [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
     text = "\n".join(lines)
-    with LOG.open("a", encoding="utf-8") as log:
-        log.write(f"\n{text}\n")
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"\n{text}\n")
     return text
 
 
