@@ -84,6 +84,13 @@ def test_autocast_around_it_changes_nothing() -> None:
     assert torch.equal(plain[1], cast[1])
 
 
+@pytest.mark.parametrize("name", [*EVERYTHING, "flip", "rotate90"])
+def test_every_key_alone_changes_the_batch(name: str) -> None:
+    images, _ = batch()
+    pixels, _ = augmented(**{**STILL, name: EVERYTHING.get(name, True)})
+    assert not torch.equal(pixels, images.float() / 255)
+
+
 def test_patches_of_another_side_are_refused() -> None:
     images, labels = batch()
     with pytest.raises(UsageError, match=r"\(6, 3, 32, 32\).*patches are 64 x 64 px"):
