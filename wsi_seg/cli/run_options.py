@@ -57,7 +57,7 @@ def parse_pixels(text: str | None, option: str) -> int | None:
 
 def run_options(
     model: Annotated[
-        str, typer.Option(help="Built-in name, path of an exported program, or module:factory.")
+        str, typer.Option(help="Built-in name, path of an exported program, folder of a training, or module:factory.")
     ] = DEFAULT_MODEL,
     weights: Annotated[Path | None, typer.Option(help="safetensors file for module:factory.")] = None,
     runtime: Annotated[str, typer.Option(help="auto, onnxruntime, openvino or torch.")] = "auto",

@@ -21,7 +21,7 @@ import torch
 
 from wsi_seg.card import named_classes
 from wsi_seg.errors import DivergedError, RunStopped
-from wsi_seg.train.config import TrainConfig
+from wsi_seg.train.config import AugmentConfig, TrainConfig
 from wsi_seg.train.curves import write_curves
 from wsi_seg.train.distributed import Group, join_group
 from wsi_seg.train.events import EpochDone, Event, Listener, Note, StepDone, TrainingStarted, ignore
@@ -110,7 +110,7 @@ def train(
             run.tell, run.stop = tell, stop
             if state is not None:
                 run.restore(state)
-            for note in notes:
+            for note in [*notes, *_advice(config)]:
                 tell(Note(note))
             if run.progress.ended and (result := finished_before(folder, config)) is not None:
                 return result
@@ -263,6 +263,17 @@ class _Run:
             rule=f"max_bad_steps {self.config.max_bad_steps}",
             remedy="lower optimiser.lr, add optimiser.warmup_steps, or train in fp32",
         )
+
+
+def _advice(config: TrainConfig) -> Iterator[str]:
+    """What is allowed and yet seldom meant."""
+    turned = {"flip": config.augment.flip, "rotate90": config.augment.rotate90}
+    strong = config.augment.model_dump(exclude={"rotate", "scale", "elastic", "grid", "dropout"})
+    if config.semi is not None and strong == AugmentConfig(**turned).model_dump(include=set(strong)):
+        yield "semi: the strong view equals the weak one, since augment changes no colour, sharpness or noise"
+    norm = config.batch_norm
+    if norm.freeze and config.transfer is None:
+        yield "batch_norm.freeze without transfer keeps the statistics of untrained weights"
 
 
 @contextmanager

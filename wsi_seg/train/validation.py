@@ -27,15 +27,15 @@ Fields = Iterable[tuple[str, Tensor, Tensor]]
 def validate(
     network: Network, fields: Fields, loss: Loss, normalise: Normalise, between: Callable[[], None]
 ) -> tuple[Scores, list[Field]]:
-    """Scores, and the first `N_PICTURES` fields with their prediction; `between` is called after every field."""
+    """Scores, and at most `N_PICTURES` fields with their prediction; `between` is called after every field."""
     device = next(network.parameters()).device
     matrix = torch.zeros(network.n_classes, network.n_classes, dtype=torch.int64)
     total, n_px = 0.0, 0
-    pictures: list[Field] = []
+    pictures, every = list[Field](), 1
     training = network.training
     network.eval()
     try:
-        for _, images, labels in fields:
+        for number, (_, images, labels) in enumerate(fields):
             with torch.inference_mode():
                 logits = network(normalise(images.to(device).float() / 255))
                 reference = labels.to(device)
@@ -43,12 +43,19 @@ def validate(
                 matrix += confusion(predicted, reference, network.n_classes).cpu()
                 known = int((reference != IGNORE).sum())
                 total, n_px = total + float(loss(logits, reference)) * known, n_px + known
-            if len(pictures) < N_PICTURES:
+            if number % every == 0:
                 pictures.append((_plain(images[0].permute(1, 2, 0)), _plain(labels[0]), _plain(predicted[0])))
+            if len(pictures) == 2 * N_PICTURES:  # thin them out: in the end they are spread over the whole set
+                pictures, every = pictures[::2], 2 * every
             between()
     finally:
         network.train(training)
-    return scores_of(matrix, total / max(1, n_px)), pictures
+    return scores_of(matrix, total / max(1, n_px)), _spread(pictures)
+
+
+def _spread(pictures: list[Field]) -> list[Field]:
+    n = min(len(pictures), N_PICTURES)
+    return [pictures[index * len(pictures) // n] for index in range(n)]
 
 
 def _plain(tensor: Tensor) -> NDArray[np.uint8]:
