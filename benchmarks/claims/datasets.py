@@ -89,7 +89,7 @@ class Datasets:
 def another_stain(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(h, w, 3) RGB as a much bluer, weaker eosin and a yellowish lamp would give it: another laboratory.
 
-    Haematoxylin and eosin are unmixed in optical density (Ruifrok and Johnston 2001), scaled and mixed again with turned
+    Haematoxylin and eosin are unmixed in optical density (Ruifrok and Johnston 2001), scaled, and mixed with turned
     stain vectors.
     """
     stains = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]])

@@ -26,7 +26,7 @@ def miou(run: Run) -> float:
 
 
 def score(run: Run, source: Source, recalibrate_on: Source | None = None) -> float:
-    """mIoU of a run's best weights on `source`, statistics first re-estimated on images of `recalibrate_on`."""
+    """Score (mIoU) of a run's best weights on `source`, statistics first re-estimated on images of `recalibrate_on`."""
     trained = read_trained(run.folder)
     normalise = normaliser(trained.config.mean, trained.config.std, torch.device("cpu"))
     if recalibrate_on is not None:
