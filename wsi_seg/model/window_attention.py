@@ -54,13 +54,13 @@ def lay_windows(length: int, window: int, strategy: str, shifted: bool, device: 
     allowed = (wrapped[:, :, None] == wrapped[:, None]) & (token < length)[:, None]
     where = torch.arange(length, device=device) - shift
     where = torch.where(where < 0, where + total, where)
-    holds = (start <= where[:, None]) & (where[:, None] < start + side)  # (length, count)
-    last = (start <= where[:, None]).sum(1) - 1
-    first = last - (holds.sum(1) - 1)
-    return Windows(
-        count, side, token.clamp(max=length - 1).reshape(-1), allowed,
-        first * side + where - start[first], last * side + where - start[last],
-    )  # fmt: skip
+    first = last = where
+    if strategy == "overlap":
+        holds = (start <= where[:, None]) & (where[:, None] < start + side)  # (length, count)
+        final = (start <= where[:, None]).sum(1) - 1
+        initial = final - (holds.sum(1) - 1)
+        first, last = (k * side + where - start[k] for k in (initial, final))
+    return Windows(count, side, token.clamp(max=length - 1).reshape(-1), allowed, first, last)
 
 
 def _scalar(value: int, device: torch.device | None) -> Tensor:
@@ -92,6 +92,7 @@ class WindowAttention(nn.Module):  # type: ignore[misc]
         self.proj = nn.Linear(channels, channels)
         self.bias = nn.Parameter(torch.zeros((2 * window - 1) ** 2, self.n_heads))
         nn.init.trunc_normal_(self.bias, std=0.02)
+        self.register_buffer("index", relative_index(window, window, window), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) -> (N, H, W, C)."""
@@ -113,7 +114,9 @@ class WindowAttention(nn.Module):  # type: ignore[misc]
         parts = self.qkv(tokens).view(n, windows, length, 3, self.n_heads, channels // self.n_heads)
         q, k, v = parts.permute(3, 0, 1, 4, 2, 5).unbind(0)  # (N, windows, heads, T, C / heads)
         logits = (q * (channels // self.n_heads) ** -0.5) @ k.transpose(-2, -1)
-        index = relative_index(rows.side, columns.side, self.window, tokens.device)
+        index = self.index
+        if self.strategy == "fit":
+            index = relative_index(rows.side, columns.side, self.window, tokens.device)
         logits = logits + self.bias[index.reshape(-1)].view(length, length, self.n_heads).permute(2, 0, 1)
         allowed = rows.allowed[:, None, :, None, :, None] & columns.allowed[None, :, None, :, None, :]
         forbidden = (~allowed).reshape(windows, 1, length, length)
