@@ -254,6 +254,15 @@ def test_a_damaged_file_is_told_when_the_set_is_opened(image_folder, config_of):
         PatchSet.open(config.data.train, config)
 
 
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 59), st.integers(0, 89), st.integers(-20, 70), st.integers(-20, 100), st.integers(1, 40))
+def test_a_box_meets_the_index_where_it_touches_a_cell_that_counts(y, x, y0, x0, side):
+    labels = np.full((60, 90), 255, np.uint8)
+    labels[y, x] = 1
+    box, cell = Box.at(y0, x0, side, side), Box.at(y // 16 * 16, x // 16 * 16, 16, 16)
+    assert ArrayField(labels).index().meets(box) == (not box.intersect(cell).is_empty)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 5), min_size=4, max_size=4), min_size=1, max_size=4), st.data())
 def test_shares_spread_evenly_hit_cells_by_their_area(areas, data):

@@ -26,7 +26,6 @@ class Draw:
 
     def at(self, share: float) -> tuple[int, int]:
         """(field, cell) at `share`, 0 … 1, of the cumulative probability; evenly spaced shares cover evenly."""
-        # From the right: entries of probability 0 are never met, not even at share 0.
         entry = min(int(np.searchsorted(self.cumulative, share, side="right")), self.cumulative.size - 1)
         return int(self.fields[entry]), int(self.cells[entry])
 
