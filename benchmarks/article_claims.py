@@ -83,9 +83,7 @@ def checkpointing(lab: Lab) -> list[Row]:
     for name in ("unet", "unet++", "swin-unet", "resnet-unet"):
         with lab.alone():
             cost = checkpointing_cost(name)
-        rows.append(
-            (f"checkpointing, {name}: memory kept for the backward pass", "less", f"{cost.memory:.0%} of plain")
-        )
+        rows.append((f"checkpointing, {name}: peak memory of a step", "less", f"{cost.memory:.0%} of plain"))
         rows.append((f"checkpointing, {name}: time of a step", "more", f"{cost.time:.2f} ×"))
     return rows
 

@@ -5,6 +5,7 @@ Times are CPU seconds of one thread, the median of several; only ratios of them 
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.checkpointing import measure_checkpointing
+from benchmarks.checkpointing import in_a_process
 from benchmarks.claims.runs import Lab, Run
 from wsi_seg.infer import ModelSpec, load_predictor
 from wsi_seg.model.building import build_network
@@ -76,7 +77,7 @@ def tile_seconds(run: Run, runtime: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointingCost:
-    """With checkpointing, as a share of without."""
+    """With checkpointing, as a share of without: peak of live tensors, CPU time of a step."""
 
     memory: float
     time: float
@@ -84,8 +85,9 @@ class CheckpointingCost:
 
 def checkpointing_cost(architecture: str) -> CheckpointingCost:
     """Of a training step at a size that hurts."""
-    plain, checked = (measure_checkpointing(architecture, checkpointing=value) for value in (False, True))
-    return CheckpointingCost(checked.kept_bytes / plain.kept_bytes, checked.cpu_s / plain.cpu_s)
+    size = Namespace(width=16, size=256, batch=4)
+    plain, again = (in_a_process(architecture, checkpointing, size) for checkpointing in (False, True))
+    return CheckpointingCost(again["tensors_mb"] / plain["tensors_mb"], again["step_s"] / plain["step_s"])
 
 
 def _median_seconds(work: Callable[[], object]) -> float:
