@@ -24,6 +24,7 @@ from wsi_seg.errors import ConfigError
 from wsi_seg.model.weights import read_weights
 from wsi_seg.train import loop
 from wsi_seg.train.config import TrainConfig, differing_keys
+from wsi_seg.train.distillation import distillation_loss
 from wsi_seg.train.distributed import Group
 from wsi_seg.train.events import EpochDone, Note, TrainingStarted
 from wsi_seg.train.events import Event as Told
@@ -207,20 +208,35 @@ def test_the_unlabelled_loss_rises_with_its_ramp(discs: Path) -> None:
     assert 0 < losses[0] < 0.02 * losses[1]
 
 
-def test_a_taught_network_follows_its_teacher(discs: Path, plain: Path, tmp_path: Path) -> None:
+def test_the_moving_average_is_what_is_validated_and_kept(discs: Path, tmp_path: Path) -> None:
+    weights, _ = _run(disc_config(discs, epochs=1, optimiser={"lr": 0.01, "ema": 0.5}), tmp_path)
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert state["average"]["updates"] == 4
+    assert _differ(state["average"]["weights"], weights) == set()
+    apart = [(weights[name] - state["network"][name]).abs().max() for name in weights if name.endswith("weight")]
+    assert all(0 < distance < 0.1 for distance in apart)
+
+
+def test_a_taught_network_follows_its_teacher(discs: Path, plain: Path) -> None:
     """With the whole weight on the teacher, who sees its own normalisation, labels have no say."""
-    alone = disc_config(discs, distill={"teacher": str(plain), "weight": 1.0}, mean=[0.4] * 3)
-    objective = Objective(alone, CPU.device, read_trained(plain))
-    learner = Learner(alone, make_network(alone), objective, CPU)
-    ((material, moment),) = next(open_supply(alone, CPU).steps(0, 0))
+    config = disc_config(
+        discs,
+        distill={"teacher": str(plain), "weight": 1.0},
+        mean=[0.2] * 3,
+        augment={"flip": False, "rotate90": False},
+    )
+    teacher = read_trained(plain).network
+    objective = Objective(config, CPU.device, read_trained(plain))
+    learner = Learner(config, make_network(config), objective, CPU)
+    learner.network.eval()
+    ((material, moment),) = next(open_supply(config, CPU).steps(0, 0))
     losses = objective(learner, material, moment)
     assert float(losses["labels"].detach()) == 0
-    assert float(losses["teacher"].detach()) > 0
-    learner.network.load_state_dict(read_trained(plain).network.state_dict())
-    same = disc_config(discs, distill={"teacher": str(plain), "weight": 1.0})
-    objective = Objective(same, CPU.device, read_trained(plain))
-    learner.network.eval()
-    assert float(objective(learner, material, moment)["teacher"].detach()) == pytest.approx(0, abs=1e-6)
+    pixels, labels = material.labelled.images / 255, material.labelled.labels
+    with torch.no_grad():
+        student, taught = learner.network((pixels - 0.2) / 0.25), teacher((pixels - 0.5) / 0.25)
+    expected = distillation_loss(student, taught, 2.0, labels)
+    assert float(losses["teacher"].detach()) == pytest.approx(float(expected), rel=1e-5)
     with pytest.raises(ConfigError, match="teacher's classes"):
         Objective(disc_config(discs, classes=["ground", "ring"]), CPU.device, read_trained(plain))
     with pytest.raises(ConfigError, match="teacher works at 1 um/px"):
