@@ -76,13 +76,24 @@ class TestAddingUp:
     def test_blocks_change_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         predicted, reference = discs(2, shift=3), discs(2)
         predicted[40:60, 60:90] = 255
+        monkeypatch.setattr(evaluation_module, "PICTURE_SIDE", 45)  # steps of 4 px, which no block border minds
         whole = scores_of(predicted, reference, scoring=NUCLEI)
-        monkeypatch.setattr(evaluation_module, "BLOCK", 48)
+        monkeypatch.setattr(evaluation_module, "BLOCK", 47)
         monkeypatch.setattr(evaluation_module, "MARGIN", 20)
         blocks = scores_of(predicted, reference, scoring=NUCLEI)
         for name in whole.metrics:
             np.testing.assert_allclose(blocks.per_slide[name], whole.per_slide[name], err_msg=name)
         np.testing.assert_array_equal(blocks.slides[0].picture, whole.slides[0].picture)
+
+    def test_far_boundaries_are_found_across_blocks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        predicted, reference = np.zeros((2, 150, 170), np.uint8)
+        predicted[5:15, 5:15] = reference[100:120, 90:140] = 1
+        whole = scores_of(predicted, reference)
+        monkeypatch.setattr(evaluation_module, "BLOCK", 47)
+        monkeypatch.setattr(evaluation_module, "MARGIN", 20)
+        blocks = scores_of(predicted, reference)
+        np.testing.assert_allclose(blocks.per_slide["hausdorff95"], whole.per_slide["hausdorff95"])
+        assert whole.per_slide["hausdorff95"][0, 1] > 100
 
     def test_not_analysed_is_left_out_or_wrong(self) -> None:
         reference = discs(3)
@@ -113,6 +124,12 @@ class TestAddingUp:
         found = evaluate_masks(pairs, TWO)
         assert found.pooled["dice"][1].low is None
         assert any("one case" in note for note in found.notes)
+        # four slides of two patients are as good as two slides, of their pixels side by side
+        images = [(discs(n, shift=n), discs(n)) for n in range(4)]
+        slides = [Pair(f"s{n}", ArrayMap(p), ArrayMap(r), case=f"c{n // 2}") for n, (p, r) in enumerate(images)]
+        sides = [np.concatenate([images[2 * n], images[2 * n + 1]], axis=2) for n in range(2)]
+        patients = [Pair(f"c{n}", ArrayMap(p), ArrayMap(r)) for n, (p, r) in enumerate(sides)]
+        assert evaluate_masks(slides, TWO).pooled["dice"] == evaluate_masks(patients, TWO).pooled["dice"]
 
 
 class TestFiles:
