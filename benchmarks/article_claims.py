@@ -47,7 +47,8 @@ def unet_plus_plus(lab: Lab) -> list[Row]:
 
 def separable(lab: Lab) -> list[Row]:
     """M11: depthwise-separable convolutions."""
-    plain, light = lab.seeds("unet"), lab.seeds("separable", {"separable": True})
+    light = lab.seeds("separable", {"separable": True}, n=lab.setting.n_few_seeds)
+    plain = lab.seeds("unet")[: len(light)]
     a, b = network_cost(lab.network()), network_cost(lab.network(separable=True))
     with lab.alone():
         speed = {name: tile_seconds(plain[0], name) / tile_seconds(light[0], name) for name in ("torch", "openvino")}
@@ -64,7 +65,8 @@ def distill(lab: Lab) -> list[Row]:
     wide = {"width": 2 * lab.setting.width}
     teacher = lab.seeds("teacher", wide, n=1)[0]
     section = {"distill": {"teacher": str(teacher.folder.resolve()), "temperature": 2.0, "weight": 0.5}}
-    alone, taught = lab.seeds("unet"), lab.seeds("student", changes=section)
+    taught = lab.seeds("student", changes=section, n=lab.setting.n_few_seeds)
+    alone = lab.seeds("unet")[: len(taught)]
     a, b = network_cost(lab.network(**wide)), network_cost(lab.network())
     with lab.alone():
         faster = tile_seconds(teacher, "openvino") / tile_seconds(taught[0], "openvino")
