@@ -49,7 +49,7 @@ def evaluate(
     ] = "",
     predicted_values: Annotated[
         str,
-        typer.Option(help="What values (or classes) of the prediction are: 255=nuclei,edge=background,3=ignored."),
+        typer.Option(help="What values (or classes) of the prediction are: 255=nuclei,edge=background,3=ignore."),
     ] = "",
     reference_values: Annotated[
         str, typer.Option(help="The same for the reference; for annotations, names of polygons: Tumor=tumour.")
