@@ -126,6 +126,7 @@ class ModelConfig(Section):
         "resize", description="transposed convolution, or bilinear then 1x1 convolution"
     )
     separable: bool = Field(False, description="depthwise-separable convolutions throughout")
+    resnet_layers: Literal[18, 34] = Field(18, description="resnet-unet: ResNet-18 or -34 as encoder")
     deep_supervision: bool = Field(False, description="unet++: a head at every depth, averaged in the loss, prunable")
     window: Count = Field(8, description="swin-unet: side of the attention window, in tokens")
     odd_sizes: Literal["pad", "overlap", "fit"] = Field(
