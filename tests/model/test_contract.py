@@ -56,6 +56,13 @@ class TestContract:
         with torch.inference_mode():
             assert network(noise(2, 3, *size)).shape == (2, N_CLASSES, *size)
 
+    def test_an_odd_size_is_the_picture_with_its_border_repeated(self, case: str) -> None:
+        network, x = made(case).eval(), noise(1, 3, 19, 30)
+        rows, columns = (torch.arange(n + -n % network.output_stride).clamp(max=n - 1) for n in (19, 30))
+        with torch.inference_mode():
+            padded = network(x[:, :, rows][:, :, :, columns])
+            torch.testing.assert_close(network(x), padded[:, :, :19, :30])
+
     def test_features_go_from_fine_to_deep(self, case: str) -> None:
         network = made(case).eval()
         side = 2 * network.output_stride
