@@ -30,6 +30,7 @@ ALLOWED_MODULES = {"wsi_seg/cli/info.py"}  # named after the command it is
 
 CONFINED = {
     "openslide": {"wsi_seg/slide/openslide_reader.py"},
+    "safetensors": {"wsi_seg/infer/torch_predictor.py", "wsi_seg/model/weights.py"},
     "torch": {"wsi_seg/infer/torch_predictor.py", "wsi_seg/infer/torch_archive.py", "wsi_seg/model/", "wsi_seg/train/"},
     "onnxruntime": {"wsi_seg/infer/onnxruntime_predictor.py"},
     "openvino": {"wsi_seg/infer/openvino_predictor.py"},
