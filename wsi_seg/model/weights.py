@@ -1,4 +1,4 @@
-"""Weights from a file into a network, by name and shape, never running code; the only file of this room that imports safetensors.
+"""Weights from a file into a network, by name and shape, never running code; where this room imports safetensors.
 
 Owns what files are understood and what must fit. Knows no training state beyond where the weights are in it.
 """
