@@ -148,6 +148,10 @@ class LossTerm(Section):
     beta: Share = Field(0.7, description="tversky: weight of false negatives")
     boundary_weight: NotNegative = Field(5.0, description="boundary: extra weight of a pixel on a class border")
     boundary_sigma: Positive = Field(3.0, description="boundary: distance in px at which it has fallen to exp(-1/2)")
+    gap_weight: NotNegative = Field(
+        0.0, description="boundary: extra weight of the first class in gaps between objects, so that they come apart"
+    )
+    gap_radius: Count = Field(2, description="boundary: half the width of the widest gap, px")
     label_smoothing: Share = Field(0.0, description="cross-entropy: share of the target spread over all classes")
 
 
