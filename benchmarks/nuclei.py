@@ -206,10 +206,7 @@ class Otsu:
 
 
 OTSU_CHOICES = [
-    Otsu(sigma, opening, parting)
-    for sigma in (0.5, 1, 1.5)
-    for opening in (0, 1, 2, 3)
-    for parting in (0, 1, 1.5, 2, 3)
+    Otsu(sigma, opening, parting) for sigma in (0.5, 1, 1.5) for opening in (0, 1, 2) for parting in (0, 1.5, 3)
 ]
 
 
