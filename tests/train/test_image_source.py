@@ -210,6 +210,19 @@ def test_instances_are_carved_at_the_resolution_of_the_model(tmp_path):
     assert load_pair(entry, reading)[1][0].tolist() == [1, 1, 1, 0, 0, 1, 1, 1]
 
 
+def test_an_image_in_two_sources_has_the_labels_of_each(image_folder, config_of):
+    folder = image_folder([(20, 20)])
+    save(folder / "others" / "p0_0.png", np.full((20, 20), 2, np.uint8))
+    plain, other, coarse = (
+        {"images": folder / "images", "labels": folder / "labels"},
+        {"images": folder / "images", "labels": folder / "others"},
+        {"images": folder / "images", "labels": folder / "labels", "mpp": 0.25},
+    )
+    fields = opened(config_of(plain, other, coarse))
+    assert [f.size for f in fields] == [(20, 20), (20, 20), (10, 10)]
+    assert [np.unique(f.read_labels(Box(0, 0, 10, 10))).tolist() for f in fields[:2]] == [[0, 1, 2], [2]]
+
+
 def test_the_cache_keeps_what_fits_and_changes_nothing(image_folder, config_of, monkeypatch):
     folder = image_folder([(20, 20)] * 3)
     config = config_of({"images": folder / "images", "labels": folder / "labels"})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -36,10 +36,10 @@ class PixelCache:
 
     def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
         self._limit_bytes, self._held_bytes = limit_bytes, 0
-        self._held: dict[Path, Pair] = {}
+        self._held: dict[Hashable, Pair] = {}
         self._lock = Lock()
 
-    def get(self, key: Path, load: Callable[[], Pair]) -> Pair:
+    def get(self, key: Hashable, load: Callable[[], Pair]) -> Pair:
         """The pair under `key`, loaded where it is not held. Two threads may load one twice, with equal results."""
         if (held := self._held.get(key)) is not None:
             return held
@@ -116,7 +116,8 @@ class ImageField:
         return CellIndex(side, count_cells(known, side, self._reading.n_classes), 1.0)
 
     def _pair(self) -> Pair:
-        return self._cache.get(self._entry.image, lambda: load_pair(self._entry, self._reading))
+        # An image may be in several sources, each with its own labels, classes or resolution.
+        return self._cache.get((self._entry, self._reading), lambda: load_pair(self._entry, self._reading))
 
 
 def open_images(source: ImageSource, config: TrainConfig, cache: PixelCache, *, labelled: bool) -> list[ImageField]:
