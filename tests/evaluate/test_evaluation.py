@@ -184,6 +184,9 @@ class TestFiles:
         assert only.confusion.tolist() == [[0, 0, 0], [0, 1500, 0]]
         with pytest.raises(AnnotationError, match="Tumor"):
             scores_of(predicted, tmp_path / "a.geojson", Reading())
+        assert not any("place" in note for note in found.notes)
+        placeless = scores_of(replace(predicted, frame=None), tmp_path / "a.geojson", reading)
+        assert any(note.startswith("slide: the prediction does not state its place") for note in placeless.notes)
 
 
 class TestResolutions:
@@ -235,6 +238,13 @@ class TestValues:
         assert any("0 and 255" in note for note in with_note.notes)
         reading = replace(TWO, reference_values={"255": "nuclei"})
         assert scores_of(reference, reference * np.uint8(255), reading).pooled["dice"][1].value == 1.0
+
+    def test_masks_of_one_bit(self, tmp_path: Path) -> None:
+        mask = discs(1)
+        for name in ("predicted", "reference"):
+            Image.fromarray(mask > 0).save(tmp_path / f"{name}.png")
+        found = scores_of(tmp_path / "predicted.png", tmp_path / "reference.png")
+        assert np.diagonal(found.confusion).tolist() == np.bincount(mask.reshape(-1)).tolist()
 
     def test_classes_meet_by_name(self) -> None:
         mask = discs(1)

@@ -30,6 +30,7 @@ class ValueTable:
 
     def apply(self, values: Values) -> NDArray[np.uint8]:
         """Class indices of stored values, uint8 of the same shape. Raises EvaluationError."""
+        values = values.astype(np.uint8) if values.dtype == np.bool_ else values  # a mask would select, not look up
         top = int(values.max(initial=0))
         if values.size and (int(values.min()) < 0 or top > 65535):
             raise self._unknown(int(values.min()) if int(values.min()) < 0 else top)

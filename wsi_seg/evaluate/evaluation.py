@@ -78,6 +78,7 @@ def evaluate_masks(
     reading, scoring = reading or Reading(), scoring or Scoring()
     _check(pairs, reading, scoring)
     slides: list[SlideScores] = []
+    placeless: list[str] = []
     classes: tuple[SegmentationClass, ...] = ()
     unit = ""
     for number, pair in enumerate(pairs):
@@ -90,10 +91,12 @@ def evaluate_masks(
                 remedy="--mpp for those that do not",
             )
         unit = opened.unit
+        if isinstance(opened.reference, AlignedAnnotation) and opened.predicted.frame is None:
+            placeless.append(pair.name)
         slides.append(_score(opened, scoring))
         if progress is not None:
             progress(number + 1, len(pairs))
-    return Evaluation(classes, tuple(slides), scoring, unit, _notes(slides, reading, scoring))
+    return Evaluation(classes, tuple(slides), scoring, unit, (*_notes(slides, reading, scoring), *_placing(placeless)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +301,15 @@ def _draw(
     )
     top, left = ceil_div(inner.y0, step), ceil_div(inner.x0, step)
     picture[top : top + kinds.shape[0], left : left + kinds.shape[1]] = kinds
+
+
+def _placing(placeless: Sequence[str]) -> Iterator[str]:
+    if placeless:
+        more = f" and {len(placeless) - 1} more" if len(placeless) > 1 else ""
+        yield (
+            f"{placeless[0]}{more}: the prediction does not state its place in the slide, so its px are taken for the "
+            "level-0 px that polygons are in; one at a lower resolution is compared with the wrong places"
+        )
 
 
 def _notes(slides: Sequence[SlideScores], reading: Reading, scoring: Scoring) -> tuple[str, ...]:
