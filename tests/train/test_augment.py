@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from wsi_seg.annotation.protocol import IGNORE
 from wsi_seg.errors import UsageError
 from wsi_seg.train.augment import Augment
 from wsi_seg.train.config import AugmentConfig
-from wsi_seg.train.losses import IGNORE
 
 torch.set_num_threads(1)
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from wsi_seg.annotation.protocol import IGNORE
 from wsi_seg.train.distillation import distillation_loss
-from wsi_seg.train.losses import IGNORE
 
 torch.set_num_threads(1)
 

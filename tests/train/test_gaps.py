@@ -2,8 +2,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wsi_seg.annotation.protocol import IGNORE
 from wsi_seg.train.config import LossTerm
-from wsi_seg.train.losses import IGNORE, gaps, make_loss
+from wsi_seg.train.losses import gaps, make_loss
 
 
 def two_squares(gap: int) -> torch.Tensor:

@@ -261,6 +261,29 @@ def test_statistics_stand_still(discs: Path, tmp_path: Path, settings: dict[str,
     assert counts == ({4} if moving else {0})
 
 
+def test_cases_on_both_sides_are_told(discs: Path, tmp_path: Path) -> None:
+    source = {"images": str(discs / "images"), "labels": str(discs / "labels")}
+    sides = {"patches_per_epoch": 4, "train": [source], "validation": [source]}
+    _, told = _run(disc_config(discs, data=sides, epochs=1), tmp_path / "leaking")
+    assert "case '00' and 7 more stands in both" in " ".join(event.text for event in told if isinstance(event, Note))
+    _, told = _run(disc_config(discs, epochs=1), tmp_path / "split")
+    assert not [event for event in told if isinstance(event, Note)]
+
+
+def test_a_validation_set_that_cannot_tell_epochs_apart_is_refused(discs: Path, tmp_path: Path) -> None:
+    for part in ("images", "labels"):
+        (tmp_path / part).mkdir()
+    Image.fromarray(np.full((48, 48, 3), 220, np.uint8)).save(tmp_path / "images" / "bare.png")
+    Image.fromarray(np.zeros((48, 48), np.uint8)).save(tmp_path / "labels" / "bare.png")
+    train, bare = (
+        [{"images": str(folder / "images"), "labels": str(folder / "labels")}] for folder in (discs, tmp_path)
+    )
+    config = disc_config(discs, data={"train": train, "validation": bare, "patches_per_epoch": 4})
+    with pytest.raises(ConfigError, match="validation holds 2304 px of the first class and none of any other"):
+        open_supply(config, CPU)
+    assert open_supply(config.model_copy(update={"score": "loss"}), CPU).validation is not None
+
+
 def test_every_moment_has_its_own_numbers() -> None:
     first = Moment(0, 0, 0, 0, 10, 10)
     moments = [first, replace(first, seed=1), replace(first, epoch=1), replace(first, batch=1), replace(first, rank=1)]

@@ -11,9 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wsi_seg.annotation.protocol import IGNORE
 from wsi_seg.errors import ConfigError
 from wsi_seg.train.config import LossTerm
-from wsi_seg.train.losses import IGNORE, make_loss, nearness
+from wsi_seg.train.losses import make_loss, nearness
 
 torch.set_num_threads(1)
 

@@ -164,6 +164,39 @@ def test_another_configuration_is_refused_and_its_key_named(discs: Path, tmp_pat
     assert (tmp_path / "best.safetensors").read_bytes() != weights
 
 
+def test_another_number_of_processes_is_refused_until_the_end(discs: Path, tmp_path: Path) -> None:
+    config, stopper = disc_config(discs, epochs=1), _StopAfter(1)
+    with pytest.raises(RunStopped):
+        loop.train(config, tmp_path, listener=stopper.hear, stop=stopper.flag)
+    _claim_processes(tmp_path, 2)
+    with pytest.raises(CheckpointError, match="a run of 2 processes, these are 1"):
+        loop.train(config, tmp_path)
+    _claim_processes(tmp_path, 1)
+    loop.train(config, tmp_path)
+    _claim_processes(tmp_path, 2)
+    loop.train(config, tmp_path)  # what is left is the export
+
+
+def _claim_processes(out: Path, world: int) -> None:
+    state = RunFolder(out).read_state()
+    assert state is not None
+    state["progress"]["world"] = world
+    RunFolder(out).write_state(state)
+
+
+def test_a_configuration_written_by_hand_is_left_alone(discs: Path, tmp_path: Path) -> None:
+    mine = "# mine\n" + to_yaml(disc_config(discs))
+    (tmp_path / "config.yaml").write_text(mine)
+    for resume in (True, False):
+        with pytest.raises(OutputExistsError, match="is not of a run"):
+            loop.train(disc_config(discs), tmp_path, resume=resume)
+    assert (tmp_path / "config.yaml").read_text() == mine
+    (tmp_path / "config.yaml").write_text(
+        to_yaml(disc_config(discs, seed=1))
+    )  # of a run that ended before its first step
+    loop.train(disc_config(discs, epochs=1), tmp_path)
+
+
 def test_a_folder_of_something_else_is_left_alone(discs: Path, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_text("mine")
     for resume in (True, False):

@@ -160,7 +160,10 @@ class OptimiserConfig(Section):
 
     name: Literal["adamw", "sgd"] = Field("adamw", description="optimiser")
     lr: Positive = Field(1e-3, description="peak learning rate")
-    weight_decay: NotNegative = Field(1e-4, description="decoupled decay; not on biases and normalisations")
+    weight_decay: NotNegative = Field(
+        1e-4,
+        description="adamw: decoupled decay, sgd: added to the gradient; not on biases and normalisations",
+    )
     momentum: Share = Field(0.9, description="sgd: momentum (Nesterov)")
     schedule: Literal["cosine", "one-cycle", "constant"] = Field("cosine", description="learning rate over the run")
     warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="cosine, constant: linear rise from zero")
@@ -268,7 +271,9 @@ class TrainConfig(Section):
     """A training run."""
 
     name: str = Field(description="name of the model in its card")
-    classes: list[str] = Field(min_length=2, description="class names in index order, `name` or `name=#rrggbb`")
+    classes: list[str] = Field(
+        min_length=2, max_length=255, description="class names in index order, `name` or `name=#rrggbb`"
+    )
     mpp: Annotated[float, Field(ge=0.02, le=100)] = Field(description="µm per px the model works at")
     data: DataConfig = Field(description="where patches come from")
     patch_size: Annotated[int, Field(ge=16)] = Field(256, description="side of a training patch, px at `mpp`")
@@ -322,7 +327,7 @@ def read_config(path: Path, changes: list[str] | None = None) -> TrainConfig:
     Relative paths are taken from the folder of the file. Raises ConfigError.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -414,7 +419,12 @@ def _apply(content: dict[str, Any], change: str) -> None:
     *parents, last = key.strip().split(".")
     place: Any = content
     for name in parents:
-        place = place[_index(place, name, change)] if isinstance(place, list) else place.setdefault(name, {})
+        if isinstance(place, list):
+            place = place[_index(place, name, change)]
+        else:
+            if place.get(name) is None:  # `semi:` with nothing after it, or null
+                place[name] = {}
+            place = place[name]
         if not isinstance(place, dict | list):
             raise ConfigError(f"--set {change!r}", rule=f"{name} is a value, not a section")
     try:
@@ -424,7 +434,7 @@ def _apply(content: dict[str, Any], change: str) -> None:
 
 
 def _index(items: list[Any], name: str, change: str) -> int:
-    if not name.isdigit() or int(name) >= len(items):
+    if not name.isdecimal() or int(name) >= len(items):
         rule = f"{name} must be a number below {len(items)}: it stands for an item of a list"
         raise ConfigError(f"--set {change!r}", rule=rule)
     return int(name)

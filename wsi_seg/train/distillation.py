@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from wsi_seg.train.losses import IGNORE, TINY
+from wsi_seg.annotation.protocol import IGNORE
+from wsi_seg.train.losses import TINY
 
 
 def distillation_loss(

@@ -20,7 +20,7 @@ from typing import NoReturn, cast
 import torch
 
 from wsi_seg.card import named_classes
-from wsi_seg.errors import DivergedError, RunStopped
+from wsi_seg.errors import CheckpointError, DivergedError, RunStopped
 from wsi_seg.train.config import AugmentConfig, TrainConfig
 from wsi_seg.train.curves import write_curves
 from wsi_seg.train.distributed import Group, join_group
@@ -48,6 +48,8 @@ class Progress:
 
     threads: int
     """CPU threads it began with: another number adds up in another order."""
+    world: int = 1
+    """Processes it began with: steps and batches are counted by them."""
     epoch: int = 0
     """Epochs done, validation included."""
     step: int = 0
@@ -106,11 +108,11 @@ def train(
                 folder.claim(config, resume=resume)
             state = group.share(folder.read_state() if group.is_first else None)
             learner = Learner(config, network, objective, group)
-            run = _Run(config, folder, group, supply, learner, Progress(torch.get_num_threads()))
+            run = _Run(config, folder, group, supply, learner, Progress(torch.get_num_threads(), group.world))
             run.tell, run.stop = tell, stop
             if state is not None:
                 run.restore(state)
-            for note in [*notes, *_advice(config)]:
+            for note in [*notes, *supply.notes(), *_advice(config)]:
                 tell(Note(note))
             if run.progress.ended and (result := finished_before(folder, config)) is not None:
                 return result
@@ -184,8 +186,14 @@ class _Run:
         self.tell(EpochDone(progress.rows[-1], is_best))
 
     def restore(self, state: dict[str, object]) -> None:
-        """Go on where the saved `state` was."""
+        """Go on where the saved `state` was. Raises CheckpointError where other processes made it."""
         self.progress = Progress(**state["progress"])  # type: ignore[arg-type]
+        if self.progress.world != self.group.world and not self.progress.ended:
+            raise CheckpointError(
+                f"{self.folder.path} holds a run of {self.progress.world} processes, these are {self.group.world}",
+                rule="a step has a batch of every process, so their number decides how many steps an epoch has",
+                remedy=f"resume it by {self.progress.world} processes, or --restart",
+            )
         self.learner.load_state(state)
         if self.config.threads is None:
             torch.set_num_threads(self.progress.threads)

@@ -15,11 +15,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.nn import functional
 
+from wsi_seg.annotation.protocol import IGNORE
 from wsi_seg.errors import ConfigError
 from wsi_seg.train.config import LossTerm
-
-IGNORE = 255
-"""Label of a pixel that is left out of losses and scores."""
 
 TINY = 1e-12
 """Keeps 0 / 0 at 0; far below any sum of a single pixel's weight."""

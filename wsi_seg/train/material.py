@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wsi_seg.errors import ConfigError
 from wsi_seg.geometry import ceil_div
 from wsi_seg.train.config import Source, TrainConfig
 from wsi_seg.train.distributed import Group
@@ -73,6 +74,16 @@ class Supply:
             _, images, _ = next(fields)
         return np.ascontiguousarray(images[0].permute(1, 2, 0).numpy())
 
+    def notes(self) -> Iterator[str]:
+        """What is allowed about the sets and yet seldom meant."""
+        shared = sorted(set(self.train.cases) & set(() if self.validation is None else self.validation.cases))
+        if shared:
+            more = f" and {len(shared) - 1} more" if len(shared) > 1 else ""
+            yield (
+                f"case {shared[0]!r}{more} stands in both data.train and data.validation: the scores are too good, "
+                "unless different cases merely have the same name"
+            )
+
     def describe(self) -> tuple[str, str]:
         """The training and the validation set in words."""
         return _told(self.train), "none" if self.validation is None else _told(self.validation)
@@ -98,11 +109,26 @@ def open_supply(config: TrainConfig, group: Group) -> Supply:
     elif config.data.validation_share:
         train, validation = train.split(config.data.validation_share, config.seed)
 
+    _check_validation(validation, config)
+
     def unlabelled(sources: list[Source] | None) -> PatchSet | None:
         return None if sources is None else PatchSet.open(sources, config, labelled=False)
 
     semi, domain = (part.sources if part else None for part in (config.semi, config.domain))
     return Supply(config, group, train, validation, unlabelled(semi), unlabelled(domain))
+
+
+def _check_validation(validation: PatchSet | None, config: TrainConfig) -> None:
+    """Refuse a set by which no epoch is better than another: the first one would be kept as the best."""
+    if validation is None or config.score == "loss":
+        return
+    first, *others = validation.describe()["labelled_px"].values()
+    if not any(others):
+        raise ConfigError(
+            f"validation holds {first} px of the first class and none of any other",
+            rule=f"score {config.score} is the mean over the classes but the first",
+            remedy="hold out other cases (data.validation, seed), or choose by `score: loss`",
+        )
 
 
 def _closing(batches: Any) -> Any:

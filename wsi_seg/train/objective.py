@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wsi_seg.annotation.protocol import IGNORE
 from wsi_seg.card import named_classes
 from wsi_seg.errors import ConfigError
 from wsi_seg.model.network import Network
@@ -24,7 +25,7 @@ from wsi_seg.train.consistency import consistency_loss, ramp_up
 from wsi_seg.train.distillation import distillation_loss
 from wsi_seg.train.domain import FeatureDiscriminator, OutputDiscriminator, domain_schedule, feature_loss, output_loss
 from wsi_seg.train.ema import WeightAverage
-from wsi_seg.train.losses import IGNORE, make_loss
+from wsi_seg.train.losses import make_loss
 from wsi_seg.train.patches import Batch
 from wsi_seg.train.trained import Trained
 

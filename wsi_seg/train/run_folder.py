@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from wsi_seg.errors import CheckpointError, OutputExistsError
+from wsi_seg.errors import CheckpointError, ConfigError, OutputExistsError
 from wsi_seg.output.durable import json_bytes, mapped_errors, sweep, write_durably
 from wsi_seg.train.config import TrainConfig, differing_keys, read_config, to_yaml
 
@@ -63,14 +63,19 @@ class RunFolder:
     def claim(self, config: TrainConfig, *, resume: bool) -> None:
         """Make the folder this configuration's: an earlier run of it goes on, without `resume` any is removed.
 
-        Raises OutputExistsError for a folder that is no run, CheckpointError for a run of another configuration.
+        Raises OutputExistsError for a folder that is no run or a config.yaml of somebody else, CheckpointError for a
+        run of another configuration.
         """
         if not self.config.is_file():
             if strangers := sorted(path.name for path in self.path.iterdir()):
                 rule = f"it holds {strangers[0]} and no config.yaml"
                 raise OutputExistsError(f"{self.path} is no training run", rule=rule, remedy="give another --out")
-        elif resume and self.state.is_file():  # without a state there is nothing that another configuration could harm
-            self._compare(config)
+        elif self.state.is_file():
+            if resume:
+                self._compare(config)
+        elif not self._wrote_config():  # a run that left no state has nothing that another configuration could harm
+            rule = "a run keeps its own configuration under that name"
+            raise OutputExistsError(f"{self.config} is not of a run", rule=rule, remedy="give another --out")
         if not resume:
             self._clear()
         write_durably(self.config, to_yaml(config).encode())
@@ -97,6 +102,13 @@ class RunFolder:
     def write_summary(self, content: dict[str, Any]) -> None:
         """Write the summary, the last file of a finished run. Raises WriteError."""
         write_durably(self.summary, json_bytes(content))
+
+    def _wrote_config(self) -> bool:
+        """Whether config.yaml is as a run writes it: every key, in order."""
+        try:
+            return self.config.read_bytes() == to_yaml(read_config(self.config)).encode()
+        except (ConfigError, OSError):
+            return False
 
     def _compare(self, config: TrainConfig) -> None:
         differing = [row for row in differing_keys(read_config(self.config), config) if row[0] not in FREE_KEYS]

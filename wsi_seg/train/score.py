@@ -11,7 +11,7 @@ from math import isnan, nan
 import torch
 from torch import Tensor
 
-from wsi_seg.train.losses import IGNORE
+from wsi_seg.annotation.protocol import IGNORE
 
 
 @dataclass(frozen=True, slots=True)

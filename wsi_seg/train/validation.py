@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wsi_seg.annotation.protocol import IGNORE
 from wsi_seg.model.network import Network
-from wsi_seg.train.losses import IGNORE, Loss
+from wsi_seg.train.losses import Loss
 from wsi_seg.train.objective import Normalise
 from wsi_seg.train.pictures import Field
 from wsi_seg.train.score import Scores, confusion, scores_of

@@ -15,8 +15,8 @@ import math
 import torch
 from torch.nn import functional
 
+from wsi_seg.annotation.protocol import IGNORE
 from wsi_seg.train.config import AugmentConfig
-from wsi_seg.train.losses import IGNORE
 
 
 def turn(
