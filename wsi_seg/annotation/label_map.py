@@ -5,11 +5,8 @@ Owns zarr in this room and what the files say about classes and place. PNG is de
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from contextlib import ExitStack
-from html import unescape
 from pathlib import Path
 from typing import Any
 from weakref import finalize
@@ -18,12 +15,11 @@ from wsi_seg.annotation.naming import Naming
 from wsi_seg.annotation.pixel_files import read_index
 from wsi_seg.annotation.protocol import IGNORE
 from wsi_seg.annotation.raster import LabelMap
+from wsi_seg.annotation.tiff_result import result_spec
 from wsi_seg.errors import AnnotationError
 
 _NOT_ANALYSED = (IGNORE, 65535)
 _RESULT_LABELS = "labels/segmentation"
-_ORIGIN = "origin in slide level-0 px (x, y)"
-_FACT = re.compile(r'<M K="([^"]*)">([^<]*)</M>')
 _RULE = "a label map is an OME-Zarr label image, a result of wsi-seg, or an array (h, w)"
 
 
@@ -41,7 +37,7 @@ def read_tiff(path: Path, naming: Naming) -> LabelMap:
     try:
         tiff = opened.enter_context(tifffile.TiffFile(path))
         array: Any = zarr.open(tiff.series[0].levels[0].aszarr(), mode="r")
-        spec = _result_spec(tiff.pages.first)
+        spec = result_spec(tiff.pages.first)
     except Exception as error:
         opened.close()
         # tifffile raises TiffFileError, ValueError, struct.error, … for damaged files.
@@ -129,22 +125,3 @@ def _placed(array: Any, source: str, spec: Mapping[str, Any], naming: Naming) ->
         ) from error
     meanings = {value: naming.index(name, f"label {value}") for value, name in enumerate(named)}
     return LabelMap(array, source, meanings | dict.fromkeys(_NOT_ANALYSED, IGNORE), ratio, offset)
-
-
-def _result_spec(page: Any) -> dict[str, Any]:
-    """What a TIFF copy of a result says about its classes and place; empty for any other TIFF.
-
-    The counterpart of `output/tiff_writer`.
-    """
-    text = page.description or ""
-    if page.software != "wsi-seg" or _ORIGIN not in text:
-        return {}
-    facts = json.loads(text) if text.startswith("{") else {unescape(k): unescape(v) for k, v in _FACT.findall(text)}
-    labels = {int(key[6:]): name for key, name in facts.items() if key.startswith("label ")}
-    px_per_cm = page.resolution
-    return {
-        "classes": [{"name": labels[value]} for value in sorted(labels) if value not in _NOT_ANALYSED],
-        "mpp": [1e4 / px_per_cm[1], 1e4 / px_per_cm[0]],
-        "l0_mpp": [float(part) for part in reversed(facts["slide mpp (x, y)"].split(","))],
-        "l0_offset": [float(part) for part in reversed(facts[_ORIGIN].split(","))],
-    }

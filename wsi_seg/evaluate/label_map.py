@@ -119,11 +119,14 @@ class TiffMap:
         self._labels = TiffLabels(path)
         self.size = self._labels.size
         self.mpp = self._labels.mpp
-        facts = dict(self._labels.facts)
-        self.frame: Frame | None = _frame(facts, self.mpp)
-        n = sum(key.startswith("colour ") for key in facts)
-        self.classes = tuple(SegmentationClass(facts[f"label {i}"], facts[f"colour {i}"]) for i in range(n))
-        self.not_analysed = (255 if n <= 255 else 65535) if n else None
+        spec = self._labels.spec
+        self.classes = tuple(SegmentationClass(**entry) for entry in spec.get("classes", ()))
+        self.not_analysed = (255 if len(self.classes) <= 255 else 65535) if self.classes else None
+        self.frame: Frame | None = None
+        if spec:
+            (y, x), (y_um, x_um) = spec["mpp"], spec["l0_mpp"]
+            l0_y, l0_x = spec["l0_offset"]
+            self.frame = Frame(Mpp(y_um, x_um), (l0_y, l0_x), (y / y_um, x / x_um))
 
     def read(self, box: Box) -> Values:
         """Values of a box inside the map. Raises EvaluationError."""
@@ -149,11 +152,3 @@ def open_label_map(path: Path) -> LabelMap:
     raise EvaluationError(
         f"{path} is no label map", rule=f"a result folder, or a file ending in {', '.join((*TIFFS, *IMAGES))}"
     )
-
-
-def _frame(facts: dict[str, str], mpp: Mpp | None) -> Frame | None:
-    if mpp is None or "slide mpp (x, y)" not in facts:
-        return None
-    x_um, y_um = (float(value) for value in facts["slide mpp (x, y)"].split(","))
-    x, y = (float(value) for value in facts["origin in slide level-0 px (x, y)"].split(","))
-    return Frame(Mpp(y_um, x_um), (y, x), (mpp.y / y_um, mpp.x / x_um))

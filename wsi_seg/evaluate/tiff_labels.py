@@ -6,10 +6,6 @@ order decodes each tile about once. Knows no class and no slide.
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping
-from html import unescape
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -18,13 +14,13 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from wsi_seg.annotation.tiff_result import result_spec
 from wsi_seg.errors import EvaluationError, WsiSegError
 from wsi_seg.geometry import Box, Mpp
 
 _UM_PER_UNIT = {2: 25_400.0, 3: 10_000.0}
 _PLAUSIBLE_UM = (0.02, 100.0)
 """Resolutions that a slide or its label map can have; 72 dpi is a default of image programs, not a measurement."""
-_FACT = re.compile(r'<M K="([^"]*)">([^<]*)</M>')
 
 
 class TiffLabels:
@@ -39,6 +35,8 @@ class TiffLabels:
             with tifffile.TiffFile(path) as file:
                 self._page: Any = file.pages.first
                 self._tiles = list(zip(self._page.dataoffsets, self._page.databytecounts, strict=True))
+                self.spec = result_spec(self._page)
+                """What a TIFF result of ours says of classes and place; empty for other files."""
             if self._page.samplesperpixel != 1 or self._page.ndim != 2 or self._page.dtype.kind not in "bui":
                 raise EvaluationError(
                     f"{path} holds {self._page.axes} {self._page.shape} of {self._page.dtype}",
@@ -65,16 +63,6 @@ class TiffLabels:
             return None
         low, high = _PLAUSIBLE_UM
         return Mpp(y, x) if low <= y <= high and low <= x <= high else None
-
-    @property
-    def facts(self) -> Mapping[str, str]:
-        """What a TIFF result of ours says of classes and place (`output/tiff_writer`); empty for other files."""
-        if self._page.software != "wsi-seg":
-            return {}
-        text = self._page.description or ""
-        if text.startswith("{"):
-            return {str(key): str(value) for key, value in json.loads(text).items()}
-        return {unescape(key): unescape(value) for key, value in _FACT.findall(text)}
 
     def read(self, box: Box) -> NDArray[np.integer]:
         """Values of a box inside the map, (h, w) of the file's dtype. Raises EvaluationError."""
