@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -15,17 +16,32 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
+@dataclass(frozen=True, slots=True)
+class NetworkOptions:
+    """What every architecture can be told."""
+
+    width: int = 32
+    """Channels of the first stage; every stage doubles them."""
+    depth: int = 4
+    """Down-samplings after the stem or the embedding."""
+    dropout: float = 0.0
+    """Share of the channels before the head that a training step drops."""
+    checkpointing: bool = False
+    """Recompute every stage in the backward pass."""
+
+
 class Network(nn.Module):  # type: ignore[misc]
     """A segmentation network: (N, 3, H, W) normalised float -> logits (N, C, H, W).
 
-    An architecture sets `encoder` and implements `features`, `logits` and `stages`.
+    An architecture sets `encoder` and implements `logits` and `stages`.
     """
 
     local: ClassVar[bool] = True
     """Whether an output pixel depends on a fixed surrounding only; False where attention is tied to the tile."""
 
     encoder: nn.Module
-    """All that `features` computes with; its tensors are `encoder.*` in the state dict."""
+    """All that `features` computes with, a list of stages where `encoder_stages` is not overridden; its tensors are
+    `encoder.*` in the state dict."""
 
     def __init__(self, n_classes: int, output_stride: int, feature_channels: int, checkpointing: bool) -> None:
         super().__init__()
@@ -36,9 +52,17 @@ class Network(nn.Module):  # type: ignore[misc]
         self.checkpointing = checkpointing
         """Recompute each stage in the backward pass: less memory, more time, the same gradients (arXiv:1604.06174)."""
 
+    def encoder_stages(self) -> tuple[nn.Module, ...]:
+        """Parts of `encoder` from the input on; each takes what the one before it answers."""
+        return tuple(self.encoder)
+
     def features(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Of an input whose H and W are multiples of `output_stride`: feature maps, finest first, deepest last."""
-        raise NotImplementedError
+        """Of an input whose H and W are multiples of `output_stride`: a map per encoder stage, deepest last."""
+        maps = []
+        for stage in self.encoder_stages():
+            x = self.run(stage, x)
+            maps.append(x)
+        return tuple(maps)
 
     def logits(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Logits of the padded size, best first; more than one only with deep supervision while training."""
@@ -72,6 +96,25 @@ class Network(nn.Module):  # type: ignore[misc]
         if not (self.checkpointing and torch.is_grad_enabled()):
             return stage(*inputs)
         return checkpoint(stage, *inputs, use_reentrant=False, context_fn=lambda: _contexts(stage))
+
+
+class UShaped(Network):
+    """A network whose decoder joins the features one by one, deepest first, and ends in one head."""
+
+    decoder: nn.ModuleList
+    """One stage less than the encoder: (deeper, skip) -> features of the skip's size."""
+    head: nn.Module
+
+    def logits(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """One map (N, C, H, W)."""
+        x = features[-1]
+        for stage, skip in zip(self.decoder, reversed(features[:-1]), strict=True):
+            x = self.run(stage, x, skip)
+        return (self.run(self.head, x),)
+
+    def stages(self) -> tuple[nn.Module, ...]:
+        """Encoder, decoder, head."""
+        return (*self.encoder_stages(), *self.decoder, self.head)
 
 
 class Probabilities(nn.Module):  # type: ignore[misc]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from wsi_seg.model.layers import IMAGE_CHANNELS, Head, SeparableConv, UpStage, initialise
-from wsi_seg.model.network import Network
+from wsi_seg.model.network import NetworkOptions, UShaped
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 """Basic blocks per layer."""
@@ -21,23 +21,15 @@ STEM_STRIDE = 2
 
 
 @dataclass(frozen=True, slots=True)
-class ResNetUNetOptions:
-    """What a ResNet U-Net can be."""
+class ResNetUNetOptions(NetworkOptions):
+    """What a ResNet U-Net can be; `depth`: its layers in use, at most `DEEPEST`; `width` 64 for pretrained weights."""
 
-    width: int = 32
-    """Channels of the stem and of layer 1; each further layer doubles them. 64 for pretrained weights."""
-    depth: int = 4
-    """Down-samplings after the stem, at most `DEEPEST`: layers of the ResNet in use."""
     resnet_layers: int = 18
     """18 or 34."""
     up: str = "resize"
     """`resize` or `transposed`."""
     separable: bool = False
     """Depthwise-separable convolutions but for the stem; then pretrained files do not fit."""
-    dropout: float = 0.0
-    """Share of the channels before the head that a training step drops."""
-    checkpointing: bool = False
-    """Recompute every stage in the backward pass."""
 
 
 class BasicBlock(nn.Module):  # type: ignore[misc]
@@ -86,7 +78,7 @@ class ResNetEncoder(nn.Module):  # type: ignore[misc]
         return (stem, nn.Sequential(self.maxpool, layers[0]), *layers[1:])
 
 
-class ResNetUNet(Network):
+class ResNetUNet(UShaped):
     """ResNet encoder, U-Net decoder; output stride = 2 * 2**depth. The head predicts the stem's px as sub-pixels."""
 
     def __init__(self, n_classes: int, options: ResNetUNetOptions = ResNetUNetOptions()) -> None:
@@ -101,24 +93,10 @@ class ResNetUNet(Network):
         initialise(self)
         self.head = Head(width, n_classes, STEM_STRIDE, options.dropout)
 
-    def features(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Of the stem at half the size and of each layer."""
-        maps = []
-        for stage in self.encoder.stages():
-            x = self.run(stage, x)
-            maps.append(x)
-        return tuple(maps)
-
-    def logits(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """One map (N, C, H, W)."""
-        x = features[-1]
-        for stage, skip in zip(self.decoder, reversed(features[:-1]), strict=True):
-            x = self.run(stage, x, skip)
-        return (self.run(self.head, x),)
-
-    def stages(self) -> tuple[nn.Module, ...]:
-        """Encoder, decoder, head."""
-        return (*self.encoder.stages(), *self.decoder, self.head)
+    def encoder_stages(self) -> tuple[nn.Module, ...]:
+        """The stem, at half the size, and each layer."""
+        stages: tuple[nn.Module, ...] = self.encoder.stages()
+        return stages
 
 
 def _conv(n_in: int, n_out: int, stride: int, separable: bool) -> nn.Module:

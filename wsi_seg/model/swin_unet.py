@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wsi_seg.model.layers import IMAGE_CHANNELS, Head
-from wsi_seg.model.network import Network
+from wsi_seg.model.network import NetworkOptions, UShaped
 from wsi_seg.model.position_encoding import position_encoding
 from wsi_seg.model.window_attention import WindowAttention
 
@@ -23,23 +23,15 @@ REFERENCE = (64, 64)
 
 
 @dataclass(frozen=True, slots=True)
-class SwinUNetOptions:
-    """What a Swin-Unet can be."""
+class SwinUNetOptions(NetworkOptions):
+    """What a Swin-Unet can be; `depth`: patch mergings, of which the paper has 3."""
 
-    width: int = 32
-    """Channels of a token of the first stage; every stage doubles them."""
-    depth: int = 4
-    """Patch mergings; the paper has 3."""
     window: int = 8
     """Side of the attention window, tokens."""
     odd_sizes: str = "pad"
     """`pad`, `overlap` or `fit`; see window_attention."""
     position_encoding: bool = False
     """Add the sinusoidal code of where a token lies."""
-    dropout: float = 0.0
-    """Share of the channels before the head that a training step drops."""
-    checkpointing: bool = False
-    """Recompute every stage in the backward pass."""
 
 
 class SwinBlock(nn.Module):  # type: ignore[misc]
@@ -130,7 +122,7 @@ class SwinHead(nn.Module):  # type: ignore[misc]
         return self.head(self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
 
 
-class SwinUNet(Network):
+class SwinUNet(UShaped):
     """Swin-Unet; output stride = 4 * 2**depth. Attention is tied to the tile: its halo is unbounded."""
 
     local = False
@@ -147,22 +139,3 @@ class SwinUNet(Network):
                 if part.bias is not None:
                     nn.init.zeros_(part.bias)
         self.head = SwinHead(options.width, n_classes, options.dropout)
-
-    def features(self, x: Tensor) -> tuple[Tensor, ...]:
-        """One map per stage: width * 2**i channels at 1 / (4 * 2**i)."""
-        maps = []
-        for stage in self.encoder:
-            x = self.run(stage, x)
-            maps.append(x)
-        return tuple(maps)
-
-    def logits(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """One map (N, C, H, W)."""
-        x = features[-1]
-        for stage, skip in zip(self.decoder, reversed(features[:-1]), strict=True):
-            x = self.run(stage, x, skip)
-        return (self.run(self.head, x),)
-
-    def stages(self) -> tuple[nn.Module, ...]:
-        """Encoder, decoder, head."""
-        return (*self.encoder, *self.decoder, self.head)

@@ -9,20 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import nn
 
 from wsi_seg.model.layers import Head, UpStage, down_stage, first_stage, initialise
-from wsi_seg.model.network import Network
+from wsi_seg.model.network import NetworkOptions, UShaped
 
 
 @dataclass(frozen=True, slots=True)
-class UNetOptions:
+class UNetOptions(NetworkOptions):
     """What a U-Net can be."""
 
-    width: int = 32
-    """Channels of the first stage; every stage doubles them."""
-    depth: int = 4
-    """Down-samplings after the stem."""
     stem_stride: int = 1
     """Down-sampling before the first stage: 1, 2 or 4."""
     down: str = "pool"
@@ -31,10 +27,6 @@ class UNetOptions:
     """`resize` or `transposed`."""
     separable: bool = False
     """Depthwise-separable convolutions."""
-    dropout: float = 0.0
-    """Share of the channels before the head that a training step drops."""
-    checkpointing: bool = False
-    """Recompute every stage in the backward pass."""
 
     @property
     def widths(self) -> list[int]:
@@ -51,8 +43,8 @@ def conv_encoder(options: UNetOptions) -> nn.ModuleList:
     return nn.ModuleList(stages)
 
 
-class UNet(Network):
-    """U-Net; output stride = stem_stride * 2**depth."""
+class UNet(UShaped):
+    """U-Net; output stride = stem_stride * 2**depth. Features: width * 2**i channels at 1 / (stem_stride * 2**i)."""
 
     def __init__(self, n_classes: int, options: UNetOptions = UNetOptions()) -> None:
         widths = options.widths
@@ -63,22 +55,3 @@ class UNet(Network):
         )
         initialise(self)
         self.head = Head(widths[0], n_classes, options.stem_stride, options.dropout)
-
-    def features(self, x: Tensor) -> tuple[Tensor, ...]:
-        """One map per stage: width * 2**i channels at 1 / (stem_stride * 2**i)."""
-        maps = []
-        for stage in self.encoder:
-            x = self.run(stage, x)
-            maps.append(x)
-        return tuple(maps)
-
-    def logits(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """One map (N, C, H, W)."""
-        x = features[-1]
-        for stage, skip in zip(self.decoder, reversed(features[:-1]), strict=True):
-            x = self.run(stage, x, skip)
-        return (self.run(self.head, x),)
-
-    def stages(self) -> tuple[nn.Module, ...]:
-        """Encoder, decoder, head."""
-        return (*self.encoder, *self.decoder, self.head)

@@ -46,14 +46,6 @@ class UNetPlusPlus(Network):
             {str(j): Head(widths[0], n_classes, options.stem_stride, options.dropout) for j in head_columns}
         )
 
-    def features(self, x: Tensor) -> tuple[Tensor, ...]:
-        """One map per stage: width * 2**i channels at 1 / (stem_stride * 2**i)."""
-        maps = []
-        for stage in self.encoder:
-            x = self.run(stage, x)
-            maps.append(x)
-        return tuple(maps)
-
     def logits(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """(N, C, H, W): of the deepest head; while training with deep supervision, of all heads, deepest first."""
         nodes = [[x] for x in features]  # nodes[i][j]
