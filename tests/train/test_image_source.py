@@ -150,6 +150,30 @@ def test_tiff_images(tmp_path, planar):
     assert np.array_equal(load_pair(Entry(tmp_path / "i.tif", None, None, "c", 1), Reading(**PLAIN))[0], pixels)
 
 
+@pytest.mark.parametrize(("photometric", "shape"), [("miniswhite", (6, 5)), ("separated", (6, 5, 4))])
+def test_tiff_images_of_other_colours_are_refused(tmp_path, photometric, shape):
+    tifffile.imwrite(tmp_path / "i.tif", np.zeros(shape, np.uint8), photometric=photometric)
+    with pytest.raises(AnnotationError, match=f"holds {photometric.upper()} colours"):
+        load_pair(Entry(tmp_path / "i.tif", None, None, "c", 1), Reading(**PLAIN))
+
+
+def test_masks_of_which_none_has_the_stem_of_an_image_are_told(image_folder, config_of):
+    folder = image_folder([(20, 20)])
+    save(folder / "hidden" / "p0_0_mask.png", np.ones((20, 20), np.uint8))
+    source = {"images": folder / "images", "labels": folder / "labels", "ignore": folder / "hidden"}
+    with pytest.raises(ConfigError, match=r"no mask in .*hidden has the stem of an image"):
+        opened(config_of(source))
+
+
+def test_an_image_named_twice_in_a_table_is_told(image_folder, config_of):
+    folder = image_folder([(20, 20)])
+    (folder / "t.csv").write_text("name,tissue\np0_0.png,liver\np0_0,lung\n")
+    source = {"images": folder / "images", "labels": folder / "labels", "table": folder / "t.csv"}
+    with pytest.raises(ConfigError, match="names p0_0 twice"):
+        opened(config_of(source))
+    assert len(opened(config_of({**source, "where": {"tissue": "lung"}}))) == 1
+
+
 def test_a_finer_image_is_reduced_by_area_and_its_labels_by_their_centre(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (21, 32, 3), dtype=np.uint8)
     labels = np.random.default_rng(1).integers(0, 3, (21, 32), dtype=np.uint8)

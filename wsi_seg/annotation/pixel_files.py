@@ -16,6 +16,8 @@ from wsi_seg.errors import AnnotationError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 """Of the files that are read, in lower case."""
 _TIFF = (".tif", ".tiff")
+_COLOURS = ("RGB", "MINISBLACK", "YCBCR")
+"""Of TIFF images: tifffile answers the numbers of a palette, of ink and of negatives as they are."""
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
@@ -54,7 +56,7 @@ def read_index(path: Path) -> NDArray[Any]:
 
 def _decoded(path: Path, *, rgb: bool) -> NDArray[Any]:
     try:
-        return _read_tiff(path) if path.suffix.lower() in _TIFF else _read_picture(path, rgb=rgb)
+        return _read_tiff(path, rgb=rgb) if path.suffix.lower() in _TIFF else _read_picture(path, rgb=rgb)
     except AnnotationError:
         raise
     except Exception as error:
@@ -71,10 +73,17 @@ def _read_picture(path: Path, *, rgb: bool) -> NDArray[Any]:
         return np.asarray(picture)
 
 
-def _read_tiff(path: Path) -> NDArray[Any]:
+def _read_tiff(path: Path, *, rgb: bool) -> NDArray[Any]:
     import tifffile
 
     with tifffile.TiffFile(path) as tiff:
+        colours = tifffile.PHOTOMETRIC(tiff.pages.first.photometric).name
+        if rgb and colours not in _COLOURS:
+            raise AnnotationError(
+                f"{path} holds {colours} colours",
+                rule=f"it may be {', '.join(_COLOURS)}",
+                remedy="save it as RGB",
+            )
         pixels: NDArray[Any] = tiff.series[0].levels[0].asarray()
     pixels = pixels.squeeze()
     planar = pixels.ndim == 3 and pixels.shape[0] in (3, 4) and pixels.shape[2] not in (3, 4)

@@ -14,21 +14,6 @@ from wsi_seg.errors import UsageError, WriteError
 if TYPE_CHECKING:
     from wsi_seg.evaluate.scores import Estimate, Evaluation
 
-_TITLES = {
-    "dice": "Dice",
-    "iou": "IoU",
-    "precision": "precision",
-    "recall": "recall",
-    "boundary_f1": "boundary F1",
-    "hausdorff95": "HD95",
-    "object_f1": "object F1",
-    "object_precision": "precision",
-    "object_recall": "recall",
-    "object_iou": "mean IoU",
-    "panoptic_quality": "panoptic q.",
-    "aggregated_jaccard": "AJI",
-}
-
 
 def evaluate(
     predicted: Annotated[
@@ -183,10 +168,12 @@ def _overview(evaluation: Evaluation) -> str:
 
 def _table(evaluation: Evaluation, metrics: tuple[str, ...], only: tuple[str, ...] = ()) -> str:
     """Rows of classes, columns of scores; the mean comes last where there is something to average."""
+    from wsi_seg.evaluate.scores import TITLES
+
     rows = [(entry.name, index) for index, entry in enumerate(evaluation.classes) if not only or entry.name in only]
     if len(rows) > 1:
         rows.append(("mean", len(evaluation.classes)))
-    titles = [f"HD95 ({evaluation.unit})" if metric == "hausdorff95" else _TITLES[metric] for metric in metrics]
+    titles = [f"HD95 ({evaluation.unit})" if metric == "hausdorff95" else TITLES[metric] for metric in metrics]
     cells = [[name, *(_shown(evaluation.pooled[metric][index], metric) for metric in metrics)] for name, index in rows]
     lines = [["class" if not only else "objects", *titles], *cells]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]

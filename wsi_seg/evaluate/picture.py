@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from wsi_seg.evaluate.evaluation import BOTH_FIRST, CONFUSED, EXTRA, MISSED, NOT_ANALYSED, RIGHT, UNSCORED
 from wsi_seg.evaluate.extras import extra_needed
-from wsi_seg.evaluate.scores import HIGHER_IS_BETTER, Estimate, Evaluation
+from wsi_seg.evaluate.scores import TITLES, Estimate, Evaluation
 from wsi_seg.geometry import ceil_div
 
 MAX_CLASSES = 12
@@ -30,14 +30,7 @@ _KINDS = {
     UNSCORED: ("not annotated", "#FFFFFF"),
 }
 _METRIC_COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7", "#D55E00")
-_TITLES = {
-    "dice": "Dice",
-    "iou": "IoU",
-    "precision": "precision",
-    "recall": "recall",
-    "boundary_f1": "boundary F1",
-    "object_f1": "object F1",
-}
+_BARS = ("dice", "iou", "precision", "recall", "boundary_f1", "object_f1")
 
 
 def write_picture(evaluation: Evaluation, path: Path) -> None:
@@ -76,13 +69,13 @@ def _shown(evaluation: Evaluation) -> list[int]:
 
 
 def _draw_bars(axes: Any, evaluation: Evaluation, shown: list[int]) -> None:
-    metrics = [name for name in _TITLES if name in evaluation.metrics and name in HIGHER_IS_BETTER]
+    metrics = [name for name in _BARS if name in evaluation.metrics]
     step = 0.84 / len(metrics)
     for row, metric in enumerate(metrics):
         estimates = [evaluation.pooled[metric][index] for index in shown]
         places = np.arange(len(shown)) + (row - (len(metrics) - 1) / 2) * step
         values = np.nan_to_num([estimate.value for estimate in estimates])
-        axes.bar(places, values, step * 0.9, color=_METRIC_COLOURS[row], label=_TITLES[metric])
+        axes.bar(places, values, step * 0.9, color=_METRIC_COLOURS[row], label=TITLES[metric])
         for place, estimate in zip(places, estimates, strict=True):
             _draw_interval(axes, float(place), estimate)
     axes.set_xticks(range(len(shown)), [_short(evaluation, index) for index in shown], rotation=_rotation(shown))

@@ -22,7 +22,21 @@ from wsi_seg.evaluate.surfaces import boundary_scores
 
 PIXEL_METRICS = ("dice", "iou", "precision", "recall")
 METRICS = (*PIXEL_METRICS, "boundary_f1", "hausdorff95", *OBJECT_METRICS)
-HIGHER_IS_BETTER = tuple(name for name in METRICS if name != "hausdorff95")
+TITLES = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "precision": "precision",
+    "recall": "recall",
+    "boundary_f1": "boundary F1",
+    "hausdorff95": "HD95",
+    "object_f1": "object F1",
+    "object_precision": "precision",
+    "object_recall": "recall",
+    "object_iou": "mean IoU",
+    "panoptic_quality": "panoptic q.",
+    "aggregated_jaccard": "AJI",
+}
+"""Of columns and legends."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -20,6 +21,9 @@ from torch import Tensor, nn
 from wsi_seg.errors import UsageError
 
 T = TypeVar("T")
+
+_PATIENCE = timedelta(days=1)
+"""How long processes wait for the first one, which validates whole slides alone; torch's own 10 minutes end the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,8 @@ def join_group(device: str) -> Iterator[Group]:
     if world == 1:
         yield Group(0, 1, chosen)
         return
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", rank=rank, world_size=world)
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=_PATIENCE, rank=rank, world_size=world)
     try:
         yield Group(rank, world, chosen, n_local)
     finally:

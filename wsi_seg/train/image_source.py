@@ -246,7 +246,10 @@ def _resampled(pixels: NDArray[np.uint8], factor: tuple[float, float], shape: tu
 def _entries(source: ImageSource, classes: list[str]) -> Iterator[Entry]:
     """The files of every field, in no order."""
     ignored = {} if source.ignore is None else _by_stem(source.ignore)
-    for image, label, row in _rows(source):
+    rows = list(_rows(source))
+    if ignored and not any(image.stem in ignored for image, _, _ in rows):
+        raise ConfigError(f"no mask in {source.ignore} has the stem of an image", rule="a mask is named as its image")
+    for image, label, row in rows:
         case = row.get("case") or _case(source, image)
         yield Entry(image, label, ignored.get(image.stem), case, _value(source, row, classes))
 
@@ -279,6 +282,8 @@ def _attributes(rows: list[dict[str, str]], images: dict[str, Path], source: Ima
         stem = named if named in images else Path(named).stem
         if stem not in images:
             raise ConfigError(f"{source.table} names {named!r}, which is not in {source.images}")
+        if stem in found:
+            raise ConfigError(f"{source.table} names {stem} twice", rule="one row per image", remedy="use `where`")
         found[stem] = row
     return found
 
