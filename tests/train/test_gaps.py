@@ -23,6 +23,14 @@ def test_a_gap_up_to_twice_the_radius_is_one_and_all_else_is_nothing(gap: int, r
     assert torch.equal(found, expected)
 
 
+@given(away=st.integers(0, 4), radius=st.integers(1, 3))
+def test_the_border_of_a_patch_is_no_other_side_of_a_gap(away: int, radius: int) -> None:
+    labels = torch.zeros((1, 16, 20), dtype=torch.int64)
+    labels[:, away:9, away:9] = 1
+    assert gaps(labels, radius).sum() == 0
+    assert gaps(labels.flip(1, 2), radius).sum() == 0
+
+
 def test_ignored_px_neither_make_a_gap_nor_are_one() -> None:
     labels = two_squares(2)
     labels[labels == 2] = IGNORE

@@ -147,8 +147,9 @@ def gaps(labels: torch.Tensor, radius: int) -> torch.Tensor:
     """
     objects = ((labels != 0) & (labels != IGNORE)).float()[:, None]
     side = 2 * radius + 1
-    grown = functional.max_pool2d(objects, side, 1, radius)
-    closed = -functional.max_pool2d(-grown, side, 1, radius)
+    # Grown beyond the patch as well, or the patch's border would be taken for the other side of a gap.
+    grown = functional.max_pool2d(functional.pad(objects, (radius,) * 4), side, 1, radius)
+    closed = -functional.max_pool2d(-grown, side, 1)
     return (closed - objects)[:, 0] * (labels == 0)
 
 
