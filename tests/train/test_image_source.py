@@ -174,6 +174,29 @@ def test_an_image_named_twice_in_a_table_is_told(image_folder, config_of):
     assert len(opened(config_of({**source, "where": {"tissue": "lung"}}))) == 1
 
 
+def test_labels_in_jpeg_are_refused_unless_bright_and_dark_is_all_they_tell(tmp_path):
+    image = save(tmp_path / "i.png", np.zeros((16, 16, 3), np.uint8))
+    mask = save(tmp_path / "l.jpg", np.kron(np.array([[0, 255]], np.uint8), np.ones((16, 8), np.uint8)))
+    reading = Reading(**{**PLAIN, "encoding": "binary"})
+    assert load_pair(Entry(image, mask, None, "c", 2), reading)[1][0, ::8].tolist() == [
+        0,
+        2,
+    ]
+    for how in ("classes", "instances"):
+        with pytest.raises(AnnotationError, match=r"l\.jpg is a JPEG"):
+            load_pair(Entry(image, mask, None, "c", 1), Reading(**{**PLAIN, "encoding": how}))
+
+
+def test_a_binary_mask_with_a_palette_tells_by_its_colours(tmp_path):
+    image = save(tmp_path / "i.png", np.zeros((2, 2, 3), np.uint8))
+    picture = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8), "P")
+    picture.putpalette([0, 0, 0, 255, 255, 255])
+    picture.save(tmp_path / "l.png")
+    entry = Entry(image, tmp_path / "l.png", None, "c", 2)
+    assert load_pair(entry, Reading(**{**PLAIN, "encoding": "binary"}))[1].tolist() == [[0, 2], [2, 0]]
+    assert load_pair(entry, Reading(**PLAIN))[1].tolist() == [[0, 1], [1, 0]]
+
+
 def test_a_finer_image_is_reduced_by_area_and_its_labels_by_their_centre(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (21, 32, 3), dtype=np.uint8)
     labels = np.random.default_rng(1).integers(0, 3, (21, 32), dtype=np.uint8)

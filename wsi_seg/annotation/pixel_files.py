@@ -5,17 +5,22 @@ Owns their decoding, whole, by Pillow and tifffile. Knows no classes and no reso
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.errors import AnnotationError
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 """Of the files that are read, in lower case."""
 _TIFF = (".tif", ".tiff")
+_LOSSY = (".jpg", ".jpeg")
 _COLOURS = ("RGB", "MINISBLACK", "YCBCR")
 """Of TIFF images: tifffile answers the numbers of a palette, of ink and of negatives as they are."""
 
@@ -25,7 +30,7 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
 
     Raises AnnotationError.
     """
-    pixels = _decoded(path, rgb=True)
+    pixels = _decoded(path, _as_rgb)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
@@ -38,9 +43,24 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
 def read_index(path: Path) -> NDArray[Any]:
     """A label image as stored, (h, w) of an integer type or bool; a palette's indices, not its colours.
 
-    Three equal channels count as one. Raises AnnotationError.
+    Three equal channels count as one. Raises AnnotationError, for JPEG too: it does not keep numbers.
     """
-    pixels = _decoded(path, rgb=False)
+    if path.suffix.lower() in _LOSSY:
+        raise AnnotationError(
+            f"{path} is a JPEG", rule="JPEG changes the values of px, which are labels", remedy="save labels as PNG"
+        )
+    return _one_channel(path, _decoded(path, _as_stored))
+
+
+def read_grey(path: Path) -> NDArray[Any]:
+    """A mask of dark and bright px, (h, w) of an integer type or bool; a palette's colours as grey. JPEG may be.
+
+    Raises AnnotationError.
+    """
+    return _one_channel(path, _decoded(path, _palette_as_grey))
+
+
+def _one_channel(path: Path, pixels: NDArray[Any]) -> NDArray[Any]:
     if pixels.ndim == 3 and pixels.shape[2] in (3, 4):
         if not (pixels[..., :3] == pixels[..., :1]).all():
             raise AnnotationError(
@@ -54,9 +74,12 @@ def read_index(path: Path) -> NDArray[Any]:
     return pixels
 
 
-def _decoded(path: Path, *, rgb: bool) -> NDArray[Any]:
+def _decoded(path: Path, converted: Callable[[Image], Image]) -> NDArray[Any]:
+    """Px of a file; `converted` brings a picture of Pillow to the form that is wanted."""
     try:
-        return _read_tiff(path, rgb=rgb) if path.suffix.lower() in _TIFF else _read_picture(path, rgb=rgb)
+        if path.suffix.lower() in _TIFF:
+            return _read_tiff(path, rgb=converted is _as_rgb)
+        return _read_picture(path, converted)
     except AnnotationError:
         raise
     except Exception as error:
@@ -64,13 +87,23 @@ def _decoded(path: Path, *, rgb: bool) -> NDArray[Any]:
         raise AnnotationError(f"{path} cannot be read: {error}", remedy="check the file") from error
 
 
-def _read_picture(path: Path, *, rgb: bool) -> NDArray[Any]:
+def _read_picture(path: Path, converted: Callable[[Image], Image]) -> NDArray[Any]:
     from PIL import Image
 
     with Image.open(path) as picture:
-        if rgb and picture.mode not in ("RGB", "L") and not picture.mode.startswith(("I", "F")):
-            return np.asarray(picture.convert("RGB"))
-        return np.asarray(picture)
+        return np.asarray(converted(picture))
+
+
+def _as_rgb(picture: Image) -> Image:
+    return picture if picture.mode in ("RGB", "L") or picture.mode.startswith(("I", "F")) else picture.convert("RGB")
+
+
+def _as_stored(picture: Image) -> Image:
+    return picture
+
+
+def _palette_as_grey(picture: Image) -> Image:
+    return picture.convert("L") if picture.mode == "P" else picture
 
 
 def _read_tiff(path: Path, *, rgb: bool) -> NDArray[Any]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_seg.annotation.pixel_files import SUFFIXES, read_index, read_rgb
+from wsi_seg.annotation.pixel_files import SUFFIXES, read_grey, read_index, read_rgb
 from wsi_seg.annotation.protocol import IGNORE
 from wsi_seg.card import named_classes
 from wsi_seg.errors import AnnotationError, ConfigError, PlanError
@@ -154,9 +154,12 @@ def load_pair(entry: Entry, reading: Reading) -> Pair:
         raise AnnotationError(f"{entry.image} of {size} px is less than one px at {reading.mpp:g} um/px")
     labels = np.full(shape, IGNORE, np.uint8)
     if reading.labelled and entry.label is not None:
-        labels = _encoded(_same_size(entry.label, size, entry.image)[np.ix_(*at)], entry, reading)
+        read = read_grey if reading.encoding == "binary" else read_index
+        stored = _same_size(entry.label, read(entry.label), size, entry.image)
+        labels = _encoded(stored[np.ix_(*at)], entry, reading)
         if entry.ignore is not None:
-            labels[_same_size(entry.ignore, size, entry.image)[np.ix_(*at)] > 0] = IGNORE
+            hidden = _same_size(entry.ignore, read_index(entry.ignore), size, entry.image)
+            labels[hidden[np.ix_(*at)] > 0] = IGNORE
     return _resampled(pixels, factor, shape), labels
 
 
@@ -200,8 +203,7 @@ def _encoded(stored: NDArray[Any], entry: Entry, reading: Reading) -> NDArray[np
     return stored.astype(np.uint8)
 
 
-def _same_size(path: Path, size: tuple[int, int], image: Path) -> NDArray[Any]:
-    labels = read_index(path)
+def _same_size(path: Path, labels: NDArray[Any], size: tuple[int, int], image: Path) -> NDArray[Any]:
     if labels.shape != size:
         raise AnnotationError(
             f"{path} is {labels.shape[0]} x {labels.shape[1]} px, {image} is {size[0]} x {size[1]} (height x width)",
