@@ -16,6 +16,7 @@ import json
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -178,10 +179,13 @@ def main() -> None:
     )
     parser.add_argument("--work", type=Path, default=INPUTS / "article")
     parser.add_argument("--processes", type=int, default=2, help="runs at the same time, one thread each")
+    parser.add_argument("--few-seeds", type=int, help="seeds of the claims that need many runs; else the setting's")
     arguments = parser.parse_args()
     if unknown := set(arguments.rows) - set(ROWS):
         parser.error(f"no row {sorted(unknown)}; there are {sorted(ROWS)}")
     setting: Setting = SMALL if arguments.setting == "small" else LARGE
+    if arguments.few_seeds:
+        setting = replace(setting, n_few_seeds=arguments.few_seeds)
     folder = arguments.work / setting.name
     lab = Lab(setting, Datasets(arguments.ebhi, folder / "data"), folder, arguments.processes)
     names = arguments.rows or list(ROWS)
