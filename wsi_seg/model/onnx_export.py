@@ -22,7 +22,8 @@ def export_onnx(module: torch.nn.Module, card: ModelCard, path: Path) -> None:
     H and W stay multiples of the card's output stride. Raises whatever torch.onnx raises.
     """
     stride = card.output_stride
-    example = torch.zeros(2, 3, 4 * max(stride, 16), 5 * max(stride, 16))
+    side = getattr(getattr(module, "network", module), "traced_side", 4)
+    example = torch.zeros(2, 3, side * max(stride, 16), (side + 1) * max(stride, 16))
     height, width = torch.export.Dim("H", min=1, max=2**20), torch.export.Dim("W", min=1, max=2**20)
     shapes = {0: torch.export.Dim("N", min=1, max=2**16), 2: stride * height, 3: stride * width}
     with warnings.catch_warnings():

@@ -130,6 +130,7 @@ class SwinUNet(UShaped):
     def __init__(self, n_classes: int, options: SwinUNetOptions = SwinUNetOptions()) -> None:
         widths = [options.width * 2**level for level in range(options.depth + 1)]
         super().__init__(n_classes, PATCH * 2**options.depth, widths[-1], options.checkpointing)
+        self.traced_side = 2 * options.window + 1  # three windows a side at every level
         merges = (Merge(n, options, level == options.depth - 1) for level, n in enumerate(widths[:-1]))
         self.encoder = nn.ModuleList([Embed(options), *merges])
         self.decoder = nn.ModuleList(Expand(n, options) for n in reversed(widths[1:]))
