@@ -40,7 +40,7 @@ class Network(nn.Module):  # type: ignore[misc]
     """Whether an output pixel depends on a fixed surrounding only; False where attention is tied to the tile."""
 
     traced_side: int = 4
-    """Deepest features per side of the example that an exporter traces: what is one there would be taken for constant."""
+    """Deepest features per side of the example that an exporter traces: a count that is 1 there may become constant."""
 
     encoder: nn.Module
     """All that `features` computes with, a list of stages where `encoder_stages` is not overridden; its tensors are
