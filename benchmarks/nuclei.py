@@ -1,6 +1,6 @@
 """The default model `nuclei` against classical baselines on groups it never saw: `python -m benchmarks.nuclei STEP`.
 
-* prepare: write the object numbers of the spleen images (see `resolve_overlaps`); once.
+* prepare: write the object numbers of the spleen images (`resolve_overlaps`) and the painted images; once.
 * compare: train the recipe with each group held out, several seeds; print the table of Dice and object F1.
 * score MODEL: Dice and object F1 of one model on every group, without training.
 
@@ -23,6 +23,7 @@ from PIL import Image
 from scipy import ndimage
 
 from benchmarks.measure import INPUTS, table
+from benchmarks.nuclei_eosin import paint
 from wsi_seg.annotation.pixel_files import read_index
 from wsi_seg.evaluate.objects import object_scores, objects_of
 from wsi_seg.geometry import Box
@@ -32,10 +33,16 @@ from wsi_seg.train.config import ImageSource, TrainConfig, read_config
 from wsi_seg.train.image_source import PixelCache, open_images
 
 RECIPE = Path(__file__).parent / "recipes" / "nuclei.yaml"
-FOLDS = {"spleen": ("spleen",), "purple": ("purple-fine", "purple-coarse", "pink"), "smear": ("smear",)}
-"""Held out together -> groups of the table of images."""
-MIN_PX = 12
-"""Objects below 3 um² are no nuclei: pieces at the edges of images, and specks."""
+FOLDS = {
+    "spleen": ("spleen",),
+    "purple": ("purple-fine", "purple-coarse", "pink", "purple-eosin"),
+    "smear": ("smear", "smear-eosin"),
+}
+"""Held out together -> groups of the tables of images; those named `-eosin` are painted and never scored."""
+N_PAINTED = 3
+"""Painted versions of an image."""
+MIN_PX = 30
+"""Objects below 7.5 um² are no nuclei: pieces at the edges of images, and specks."""
 
 Mask = NDArray[np.bool_]
 Ids = NDArray[np.integer]
@@ -106,16 +113,40 @@ def _around(mask: Mask, margin: int) -> tuple[slice, slice]:
     return slice(max(0, y.start - margin), y.stop + margin), slice(max(0, x.start - margin), x.stop + margin)
 
 
-def prepare(config: TrainConfig) -> Path:
-    """Write the spleen's objects, each with a number of its own, where the recipe looks for them."""
-    source = next(source for source in _images(config) if source.where["group"] == "spleen")
+def prepare(config: TrainConfig) -> None:
+    """Write what the recipe reads and the data does not hold: numbers of the spleen's objects, painted images."""
+    sources = {source.where["group"]: source for source in _images(config)}
+    spleen = sources["spleen"]
+    assert spleen.labels is not None
+    assert spleen.images is not None
+    spleen.labels.mkdir(parents=True, exist_ok=True)
+    for path in sorted((spleen.images.parent / "label masks").iterdir()):
+        _write(resolve_overlaps(read_index(path)), spleen.labels / f"{path.stem}.png")
+    rows = []
+    for group, of in (("purple-eosin", ("purple-fine", "purple-coarse")), ("smear-eosin", ("smear",))):
+        rows += [f"{stem},{group}" for stem in _painted(sources[group], read_cases(config, of))]
+    table_path = sources["smear-eosin"].table
+    assert table_path is not None
+    table_path.write_text("\n".join(["stem,group", *rows, ""]))
+
+
+def _painted(source: ImageSource, cases: Sequence[Case]) -> list[str]:
+    """Write painted versions of some images; their stems."""
     assert source.labels is not None
     assert source.images is not None
-    source.labels.mkdir(parents=True, exist_ok=True)
-    for path in sorted((source.images.parent / "label masks").iterdir()):
-        objects = resolve_overlaps(read_index(path))
-        Image.fromarray(objects.astype(np.uint16)).save(source.labels / f"{path.stem}.png")
-    return source.labels
+    stems = []
+    for folder in (source.images, source.labels):
+        folder.mkdir(parents=True, exist_ok=True)
+    for case, version in itertools.product(cases, range(N_PAINTED)):
+        stems.append(f"{case.name}-{version}")
+        random = np.random.default_rng([int(case.name[:8], 16), version])
+        Image.fromarray(paint(case.pixels, case.objects > 0, random)).save(source.images / f"{stems[-1]}.png")
+        _write(case.objects, source.labels / f"{stems[-1]}.png")
+    return stems
+
+
+def _write(objects: Ids, path: Path) -> None:
+    Image.fromarray(objects.astype(np.uint16)).save(path)
 
 
 def read_cases(config: TrainConfig, groups: Sequence[str]) -> list[Case]:
@@ -131,7 +162,7 @@ def read_cases(config: TrainConfig, groups: Sequence[str]) -> list[Case]:
             rows, columns = (_nearest(n, len_) for n, len_ in zip(pixels.shape[:2], stored.shape, strict=True))
             objects, ignored = stored[np.ix_(rows, columns)], encoded == 255
             kept = np.bincount(objects.ravel()) >= MIN_PX
-            cases.append(Case(field.name, group, pixels, objects * kept[objects], ~ignored & (kept[objects])))
+            cases.append(Case(field.name, group, pixels, objects * kept[objects], kept[objects] & ~ignored))
     return cases
 
 
@@ -245,6 +276,11 @@ def held_out(config: TrainConfig, fold: str, seed: int) -> TrainConfig:
     return config.model_copy(update={"data": config.data.model_copy(update={"train": sources}), "seed": seed})
 
 
+def scored(fold: str) -> list[str]:
+    """The groups of a fold that are photographs."""
+    return [group for group in FOLDS[fold] if not group.endswith("-eosin")]
+
+
 def means(scores: Sequence[Score]) -> tuple[float, float]:
     """(Dice, F1) over images."""
     return fmean(s.dice for s in scores), fmean(s.f1 for s in scores)
@@ -281,7 +317,7 @@ def compare(config: TrainConfig, folds: Sequence[str], seeds: Sequence[int], out
     for fold in folds:
         models = [trained(held_out(config, fold, seed), out / f"{fold}-{seed}") for seed in seeds]
         methods = [model_method(str(model)) for model in models]
-        for group in FOLDS[fold]:
+        for group in scored(fold):
             cases = read_cases(config, [group])
             rows += _rows(group, cases, methods)
     title = (
@@ -318,10 +354,10 @@ def main() -> None:
     quick = ["epochs=2", "data.patches_per_epoch=24"] if asked.quick else []
     config = read_config(asked.recipe, quick + asked.changes)
     if asked.step == "prepare":
-        print(prepare(config))
+        prepare(config)
     elif asked.step == "score":
         method = model_method(asked.model)
-        for group in itertools.chain(*FOLDS.values()):
+        for group in itertools.chain(*map(scored, FOLDS)):
             cases = read_cases(config, [group])
             print(
                 "{}: Dice {:.3f}, object F1 {:.3f}".format(group, *means([score(method(c.pixels), c) for c in cases]))

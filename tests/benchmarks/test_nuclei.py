@@ -13,6 +13,7 @@ from benchmarks.nuclei import (
     resolve_overlaps,
     score,
 )
+from benchmarks.nuclei_eosin import paint
 from wsi_seg.train.config import read_config
 
 
@@ -106,3 +107,21 @@ def test_the_watershed_parts_touching_discs() -> None:
     pixels[left | right] = (90, 60, 150)
     assert Otsu(0.5, 0, 0)(pixels).max() == 1
     assert len(np.unique(Otsu(0.5, 0, 1.5)(pixels))) == 3
+
+
+def test_painting_repeats_and_leaves_the_inside_of_nuclei_alone() -> None:
+    pixels = np.full((90, 110, 3), 220, np.uint8)
+    nuclei = disc((90, 110), 40, 50, 15)
+    pixels[nuclei] = (80, 50, 150)
+    inside, outside = disc((90, 110), 40, 50, 11), ~disc((90, 110), 40, 50, 18)
+    changes = []
+    for seed in range(20):
+        painted = paint(pixels, nuclei, np.random.default_rng(seed))
+        assert np.array_equal(painted, paint(pixels, nuclei, np.random.default_rng(seed)))
+        assert painted.shape == pixels.shape
+        assert painted.dtype == np.uint8
+        change = np.abs(painted.astype(int) - pixels).mean(axis=2)
+        changes.append((change[inside].mean(), change[outside].mean()))
+    inner, outer = np.array(changes).T
+    assert outer.mean() > 20
+    assert inner.mean() < outer.mean() / 3
