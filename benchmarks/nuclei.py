@@ -24,6 +24,7 @@ from scipy import ndimage
 
 from benchmarks.measure import INPUTS, table
 from benchmarks.nuclei_eosin import paint
+from benchmarks.nuclei_negatives import write_negatives
 from wsi_seg.annotation.pixel_files import read_index
 from wsi_seg.evaluate.objects import object_scores, objects_of
 from wsi_seg.geometry import Box
@@ -39,6 +40,8 @@ FOLDS = {
     "smear": ("smear", "smear-eosin"),
 }
 """Held out together -> groups of the tables of images; those named `-eosin` are painted and never scored."""
+NEGATIVES = "negatives"
+"""The source without a table: what surely is no nucleus, part of no fold."""
 N_PAINTED = 3
 """Painted versions of an image."""
 MIN_PX = 30
@@ -115,7 +118,7 @@ def _around(mask: Mask, margin: int) -> tuple[slice, slice]:
 
 def prepare(config: TrainConfig) -> None:
     """Write what the recipe reads and the data does not hold: numbers of the spleen's objects, painted images."""
-    sources = {source.where["group"]: source for source in _images(config)}
+    sources = {_group(source): source for source in _images(config)}
     spleen = sources["spleen"]
     assert spleen.labels is not None
     assert spleen.images is not None
@@ -128,6 +131,9 @@ def prepare(config: TrainConfig) -> None:
     table_path = sources["smear-eosin"].table
     assert table_path is not None
     table_path.write_text("\n".join(["stem,group", *rows, ""]))
+    negatives = sources[NEGATIVES].images
+    assert negatives is not None
+    write_negatives(spleen.images.parents[1] / "ebhi-seg", negatives.parent)
 
 
 def _painted(source: ImageSource, cases: Sequence[Case]) -> list[str]:
@@ -153,7 +159,7 @@ def read_cases(config: TrainConfig, groups: Sequence[str]) -> list[Case]:
     """The images of some groups with their references, as training sees them but for the gaps."""
     cases = []
     for source in _images(config):
-        if (group := source.where["group"]) not in groups:
+        if (group := _group(source)) not in groups:
             continue
         for field in open_images(source, config, PixelCache(), labelled=True):
             pixels, encoded = field.read(Box(0, 0, *field.size))
@@ -168,6 +174,10 @@ def read_cases(config: TrainConfig, groups: Sequence[str]) -> list[Case]:
 
 def _nearest(n: int, n_stored: int) -> NDArray[np.intp]:
     return ((np.arange(n) + 0.5) * (n_stored / n)).astype(np.intp)
+
+
+def _group(source: ImageSource) -> str:
+    return source.where.get("group", NEGATIVES)
 
 
 def _images(config: TrainConfig) -> list[ImageSource]:
@@ -272,7 +282,7 @@ def _parted(mask: Mask, sigma: float) -> Ids:
 
 def held_out(config: TrainConfig, fold: str, seed: int) -> TrainConfig:
     """The recipe without the groups of a fold."""
-    sources = [source for source in _images(config) if source.where["group"] not in FOLDS[fold]]
+    sources = [source for source in _images(config) if _group(source) not in FOLDS[fold]]
     return config.model_copy(update={"data": config.data.model_copy(update={"train": sources}), "seed": seed})
 
 
