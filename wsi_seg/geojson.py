@@ -44,7 +44,8 @@ class GeoJson:
         try:
             content = json.loads(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
-            raise self.error(f"{path} cannot be read: {error.strerror}", remedy="check the path") from error
+            what = f"file of {self.what} {path} cannot be read: {error.strerror}"
+            raise self.error(what, remedy="check the path") from error
         except (ValueError, RecursionError) as error:
             raise self.error(f"{path} is not JSON: {error}", remedy=self.remedy) from error
         return list(self._features(content, path.name, {}))

@@ -54,7 +54,7 @@ REFUSED = [
     (("--workers", "0"), 2, "--workers 0"),
     (("--workers", "1000000"), 1, "1000000 workers"),
     (("--block", "300"), 1, "block size 300"),
-    (("--roi", "missing"), 1, "region file missing"),
+    (("--roi", "missing"), 1, "file of regions missing"),
     (("--model", "nope"), 1, "model 'nope'"),
     (("--model", "nope:nope"), 1, "module 'nope'"),
     (("--window", "nope"), 1, "window 'nope'"),
