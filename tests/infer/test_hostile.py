@@ -251,7 +251,7 @@ def test_wrong_weights_are_refused_strictly(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        ("no-such-model", "a model is one of he-stain, identity"),
+        ("no-such-model", "a model is one of he-stain, identity, nuclei"),
         ("missing.onnx", "does not exist"),
         ("no_such_module:Net", "cannot be found"),
         ("wsi_seg.card:named_classes", "torch cannot load"),

@@ -47,7 +47,7 @@ def builtin_models() -> dict[str, Path]:
     """Files of the models that come with the package, by name; `he-stain` is the default.
 
     >>> sorted(builtin_models())
-    ['he-stain', 'identity']
+    ['he-stain', 'identity', 'nuclei']
     """
     return {path.stem: path for path in sorted(_BUILTIN.glob("*.onnx"))}
 
