@@ -173,7 +173,7 @@ def _compose(
 
 def _draw_title(draw: ImageDraw.ImageDraw, room: int, spec: ResultSpec, summary: Summary) -> None:
     title, small = _font(_TITLE_PX), _font(_SMALL_PX)
-    draw.text((_MARGIN, _MARGIN), _shortened(draw, spec.name, title, room), font=title, fill=_INK)
+    draw.text((_MARGIN, _MARGIN), _shortened(draw, _in_a_line(spec.name), title, room), font=title, fill=_INK)
     percent = 100 * summary.analysed_mm2 / (summary.analysed_mm2 + summary.not_analysed_mm2)
     parts = [
         f"analysed {summary.analysed_mm2:.4g} mm2 ({percent:.3g} % of the slide)",
@@ -216,7 +216,7 @@ def _draw_legend(
         x, y = _MARGIN + column * _LEGEND_COLUMN, top + row * _ROW
         _draw_swatch(draw, (x, y + 2, x + 24, y + 22), colour)
         room = _LEGEND_COLUMN - 34 - _GAP - round(draw.textlength(f"  {text}", font=font))
-        shown = _shortened(draw, name, font, room)
+        shown = _shortened(draw, _in_a_line(name), font, room)
         draw.text((x + 34, y), shown, font=font, fill=_INK)
         draw.text((x + 34 + round(draw.textlength(f"{shown}  ", font=font)), y), text, font=font, fill=_FAINT)
 
@@ -245,6 +245,11 @@ def legible(text: str) -> str:
     """
     plain = unicodedata.normalize("NFKD", text.replace("µ", "u"))
     return "".join(c if c.isascii() else "?" for c in plain if not unicodedata.combining(c))
+
+
+def _in_a_line(text: str) -> str:
+    """`text` with control characters, which a file name may hold, as question marks."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _shortened(draw: ImageDraw.ImageDraw, text: str, font: Font, room: int) -> str:
