@@ -85,6 +85,14 @@ class TestHandles:
                 slide.read_region(Box(130, 130, 140, 140), 0)
             assert slide.read_region(Box(0, 0, 128, 800), 0).any()
 
+    def test_closing_while_an_error_is_kept(self, damaged: Path) -> None:
+        slide = VendorSlide(damaged)
+        with pytest.raises(RegionReadError) as kept:
+            slide.read_region(Box(130, 130, 140, 140), 0)
+        slide.close()  # the traceback of what is kept still holds the handle that died
+        assert "cannot be read" in str(kept.value)
+        assert slide.read_region(Box(0, 0, 128, 800), 0).any()
+
     def test_a_bad_tile_of_one_thread_does_not_disturb_another(self, damaged: Path) -> None:
         slide, failures, good = VendorSlide(damaged), [], []
 

@@ -93,10 +93,11 @@ class _Handles:
         """The handle of this thread. Raises SlideOpenError."""
         if self._pid != os.getpid():
             self._start()
+        now = self._pid, self._generation
         generation, handle = getattr(self._local, "handle", (None, None))
-        if handle is None or generation != (self._pid, self._generation):
+        if handle is None or generation != now:
             handle = self._open()
-            self._local.handle = (self._pid, self._generation), handle
+            self._local.handle = now, handle
         return handle
 
     def facts(self) -> tuple[dict[str, str], list[tuple[int, int]], tuple[float, ...]]:
@@ -159,8 +160,11 @@ class _Handles:
     def _drop(self) -> None:
         _, handle = getattr(self._local, "handle", (None, None))
         self._local.handle = (None, None)
-        if handle is not None:
-            handle.close()
+        # Closing a handle twice is an error, and one that is closed may live on in the traceback of an error kept.
+        with self._lock:
+            if handle in self._open_handles:
+                self._open_handles.discard(handle)
+                handle.close()
 
 
 def _pieces(box: Box, level: Level, per_px: float) -> Iterator[tuple[Box, tuple[int, int]]]:
