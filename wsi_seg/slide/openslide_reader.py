@@ -162,7 +162,7 @@ class _Handles:
         self._local.handle = (None, None)
         # Closing a handle twice is an error, and one that is closed may live on in the traceback of an error kept.
         with self._lock:
-            if handle in self._open_handles:
+            if handle is not None and handle in self._open_handles:
                 self._open_handles.discard(handle)
                 handle.close()
 
