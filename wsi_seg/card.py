@@ -53,7 +53,7 @@ class ModelCard:
     """
 
     name: str
-    """Short name, e.g. `he-stain`."""
+    """Short name, e.g. `nuclei`."""
     mpp: float
     """µm per px that the model was trained at, both axes."""
     classes: tuple[SegmentationClass, ...]

@@ -75,7 +75,8 @@ def test_only_the_tiles_that_need_it_are_lost(wsi_seg: Any, tmp_path: Path, slid
 
 
 def test_skipping_does_not_hide_the_damage(wsi_seg: Any, tmp_path: Path, slide: Path) -> None:
-    left = wsi_seg("run", damage(slide, "zeroed"), "--out", tmp_path / "x.seg.zarr", "--tile", 128, "--quiet")
+    options = ("--out", tmp_path / "x.seg.zarr", "--model", "he-stain", "--tile", 128, "--quiet")
+    left = wsi_seg("run", damage(slide, "zeroed"), *options)
     assert left.code == 3
     assert "unreadable" in left.out
     assert "tiles failed and are not analysed" in left.out

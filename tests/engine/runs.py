@@ -20,7 +20,7 @@ from wsi_seg.geometry import Box
 from wsi_seg.output.label_store import Result, open_result
 from wsi_seg.slide import Slide, open_slide
 
-SMALL: dict[str, Any] = {"tile": 128, "block": 256, "workers": 2, "skip_background": False}
+SMALL: dict[str, Any] = {"model": "he-stain", "tile": 128, "block": 256, "workers": 2, "skip_background": False}
 """Options that cut a small slide into many tiles and blocks."""
 
 

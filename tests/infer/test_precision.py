@@ -19,7 +19,7 @@ SPEC_ERRORS = [{"runtime": "tensorflow"}, {"precision": "int3"}, {"threads": 0},
 @pytest.mark.parametrize("options", SPEC_ERRORS, ids=str)
 def test_a_spec_is_checked(options: dict[str, object]) -> None:
     with pytest.raises(UsageError):
-        ModelSpec(**options)  # type: ignore[arg-type]
+        ModelSpec("identity", **options)  # type: ignore[arg-type]
 
 
 def test_auto_becomes_fp32_on_a_cpu_without_bf16(
@@ -65,7 +65,8 @@ def test_a_silent_fall_back_is_an_error(small_unet: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("spec", [
-    ModelSpec(runtime="onnxruntime", precision="bf16"), ModelSpec("wsi_seg.model.he_stain:HeStain", precision="bf16"),
+    ModelSpec("he-stain", runtime="onnxruntime", precision="bf16"),
+    ModelSpec("wsi_seg.model.he_stain:HeStain", precision="bf16"),
 ], ids=["onnxruntime", "torch"])  # fmt: skip
 def test_runtimes_without_bf16_say_so(spec: ModelSpec) -> None:
     pytest.importorskip("torch")

@@ -21,7 +21,7 @@ from wsi_seg.infer import ModelSpec, Predictor, load_predictor, model_sha256
 
 SIDE = 64
 KINDS = (
-    "identity", "constant", "openvino unet", "onnxruntime unet", "openvino ir", "builtin he-stain",
+    "identity", "constant", "openvino unet", "onnxruntime unet", "openvino ir", "builtin he-stain", "builtin nuclei",
     "torch factory", "torch export", "torchscript", "torch factory with weights",
 )  # fmt: skip
 
@@ -81,7 +81,8 @@ def _spec(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> ModelSpe
         "constant": ModelSpec("constant:1/3"),
         "openvino unet": ModelSpec(unet, runtime="openvino", streams=2),
         "onnxruntime unet": ModelSpec(unet, runtime="onnxruntime", threads=2),
-        "builtin he-stain": ModelSpec(),
+        "builtin he-stain": ModelSpec("he-stain"),
+        "builtin nuclei": ModelSpec("nuclei"),
     }[kind]
 
 

@@ -14,6 +14,9 @@ from PIL import Image
 
 from wsi_seg.errors import AnnotationError, ConfigError
 from wsi_seg.geometry import Box
+from wsi_seg.plan.scale import choose_scale
+from wsi_seg.slide import ArraySlide
+from wsi_seg.slide.canvas import read_canvas
 from wsi_seg.train.image_source import Entry, PixelCache, Reading, carve_borders, load_pair, open_images
 
 
@@ -211,14 +214,22 @@ def test_a_finer_image_is_reduced_by_area_and_its_labels_by_their_centre(tmp_pat
     assert marked[3, 4] == labels[int(3.5 * 0.5 / 0.35), int(4.5 * 0.5 / 0.35)]
 
 
-def test_a_coarser_image_is_enlarged_smoothly(tmp_path):
-    ramp = np.repeat(np.arange(0, 200, 10, dtype=np.uint8)[None, :, None], 12, axis=0).repeat(3, axis=2)
+@pytest.mark.parametrize("mpp", [0.25, 0.35, 0.8, 1.0])
+def test_an_image_looks_in_training_as_the_engine_shows_it(tmp_path, mpp):
+    pixels = np.random.default_rng(0).integers(0, 256, (21, 32, 3), dtype=np.uint8)
+    entry = Entry(save(tmp_path / "i.png", pixels), None, None, "c", 1)
+    read = load_pair(entry, Reading(**{**PLAIN, "image_mpp": mpp, "labelled": False}))[0]
+    slide = ArraySlide(pixels, mpp=mpp)
+    scale = choose_scale(slide.levels, slide.mpp, slide.bounds, 0.5)
+    shown = read_canvas(slide, scale, Box(0, 0, *read.shape[:2]), (255, 255, 255))
+    assert np.array_equal(read, shown)
+
+
+def test_labels_of_a_coarser_image_are_repeated(tmp_path):
     labels = np.arange(240, dtype=np.uint8).reshape(12, 20) % 3
-    entry = Entry(save(tmp_path / "i.png", ramp), save(tmp_path / "l.png", labels), None, "c", 1)
-    grown, marked = load_pair(entry, Reading(**{**PLAIN, "image_mpp": 1.0}))
-    assert grown.shape == (24, 40, 3)
-    steps = np.diff(grown[0, 1:-1, 0].astype(int))
-    assert set(steps.tolist()) <= {4, 5, 6}
+    image = save(tmp_path / "i.png", np.zeros((12, 20, 3), np.uint8))
+    entry = Entry(image, save(tmp_path / "l.png", labels), None, "c", 1)
+    marked = load_pair(entry, Reading(**{**PLAIN, "image_mpp": 1.0}))[1]
     assert np.array_equal(marked, np.kron(labels, np.ones((2, 2), np.uint8)))
 
 

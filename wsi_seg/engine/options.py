@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-DEFAULT_MODEL = "he-stain"
+DEFAULT_MODEL = "nuclei"
 
 
 @dataclass(frozen=True, slots=True)

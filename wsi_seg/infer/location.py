@@ -44,7 +44,7 @@ class Location:
 
 
 def builtin_models() -> dict[str, Path]:
-    """Files of the models that come with the package, by name; `he-stain` is the default.
+    """Files of the models that come with the package, by name.
 
     >>> sorted(builtin_models())
     ['he-stain', 'identity', 'nuclei']

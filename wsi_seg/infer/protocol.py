@@ -66,7 +66,7 @@ class CardOverrides:
 class ModelSpec:
     """All a worker needs to make the predictor; pickles, hashes and compares by value."""
 
-    model: str = "he-stain"
+    model: str
     """A built-in name, `constant:K/C`, a path, or `module:factory` of a torch module."""
     weights: str | None = None
     """Path of the safetensors file for `module:factory`."""

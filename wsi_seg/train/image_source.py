@@ -231,18 +231,13 @@ def _nearest(n: int, factor: float) -> NDArray[np.intp]:
 
 
 def _resampled(pixels: NDArray[np.uint8], factor: tuple[float, float], shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """By area where it shrinks, as the engine does; bilinear where it grows."""
+    """By area, finer or coarser: as the engine does, so that a model is trained on what it will see."""
     if factor == (1.0, 1.0):
         return pixels
-    if min(factor) > 1:
-        from wsi_kernels import area_resample
+    from wsi_kernels import area_resample
 
-        shrunk: NDArray[np.uint8] = area_resample(pixels, (0, 0), factor, (0, 0, *shape))
-        return shrunk
-    from PIL import Image
-
-    covered = (0.0, 0.0, shape[1] * factor[1], shape[0] * factor[0])
-    return np.asarray(Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.BILINEAR, box=covered))
+    resampled: NDArray[np.uint8] = area_resample(pixels, (0, 0), factor, (0, 0, *shape))
+    return resampled
 
 
 def _entries(source: ImageSource, classes: list[str]) -> Iterator[Entry]:
