@@ -38,7 +38,7 @@ places = st.tuples(st.floats(-30, 30), st.floats(-30, 30))
 boxes = st.builds(Box.at, st.integers(-9, 30), st.integers(-9, 30), st.integers(0, 15), st.integers(0, 15))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(boxes, pairs, places, pairs, places, st.integers(1, 40))
 def test_a_pixel_has_the_label_that_is_stored_at_its_centre(box, downsample, origin, ratio, offset, strip):
     stored = blobs((31, 47), 3, IGNORE)

@@ -47,7 +47,7 @@ steps = st.tuples(st.floats(0.7, 9), st.floats(0.7, 9))
 origins = st.tuples(st.floats(-20, 20), st.floats(-20, 20))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(polygon, max_size=4), grid, steps, origins, st.sampled_from([0, IGNORE]))
 def test_every_pixel_has_the_last_polygon_around_its_centre(polygons, box, downsample, origin, unannotated):
     found = PolygonAnnotation(polygons, unannotated).read_labels(box, downsample, origin)
@@ -55,7 +55,7 @@ def test_every_pixel_has_the_last_polygon_around_its_centre(polygons, box, downs
     assert found.tolist() == naive(polygons, box, downsample, origin, unannotated).tolist()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(polygon, min_size=1, max_size=4), grid, steps, origins, st.data())
 def test_two_boxes_side_by_side_are_the_box_around_them(polygons, box, downsample, origin, data):
     annotation = PolygonAnnotation(polygons)

@@ -11,7 +11,7 @@ from wsi_seg.engine.band import Band, Mosaic, Surface
 from wsi_seg.geometry import Box
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(16, 90), st.integers(8, 70), st.sampled_from([16, 24, 32]), st.integers(0, 4), st.integers(0, 2**31))
 def test_rolling_equals_whole(height: int, width: int, tile: int, half_overlap: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -53,7 +53,7 @@ def test_what_lies_below_the_block_does_not_count_however_far_the_window_has_mov
         assert band.add_prediction(prediction, (weights, weights), 12, 0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 90), st.integers(1, 70), st.sampled_from([16, 24, 32]), st.integers(0, 4), st.integers(0, 2**31))
 def test_mosaic_equals_band_where_tiles_do_not_blend(
     height: int, width: int, tile: int, half_overlap: int, seed: int

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -25,7 +25,6 @@ def pairs(draw: Any, elements: Any = IDS, dtype: Any = np.int32) -> tuple[Any, A
     return tuple(draw(arrays(dtype, shape, elements=elements)) for _ in range(2))  # type: ignore[return-value]
 
 
-@settings(deadline=None)
 @given(pairs(), st.sampled_from([0.5, 0.7]))
 def test_scores_are_those_of_sets(pair: tuple[Any, Any], iou: float) -> None:
     found = object_scores(*pair, iou=iou)
@@ -33,7 +32,6 @@ def test_scores_are_those_of_sets(pair: tuple[Any, Any], iou: float) -> None:
     np.testing.assert_allclose(found.sums, expected)
 
 
-@settings(deadline=None)
 @given(pairs())
 def test_derived_scores(pair: tuple[Any, Any]) -> None:
     found, swapped = object_scores(*pair), object_scores(*pair[::-1])
@@ -49,7 +47,6 @@ def test_derived_scores(pair: tuple[Any, Any]) -> None:
         assert (perfect.f1, perfect.mean_iou, perfect.aggregated_jaccard) == (1, 1, 1)
 
 
-@settings(deadline=None)
 @given(pairs(st.booleans(), np.bool_), CONNECTIVITY, st.integers(1, 5))
 def test_components_joined_over_blocks(pair: tuple[Any, Any], connectivity: int, block: int) -> None:
     height, width = pair[0].shape
@@ -65,7 +62,6 @@ def test_components_joined_over_blocks(pair: tuple[Any, Any], connectivity: int,
         np.testing.assert_allclose(tally.scores().sums, expected)
 
 
-@settings(deadline=None)
 @given(pairs(), arrays(np.bool_, (8, 8)))
 def test_pixels_that_are_not_scored_are_in_no_object(pair: tuple[Any, Any], chosen: Any) -> None:
     scored = chosen[: pair[0].shape[0], : pair[0].shape[1]]

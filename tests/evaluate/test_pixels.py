@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -24,13 +24,11 @@ def pairs(draw: Any) -> tuple[Any, Any]:
     return tuple(draw(arrays(np.uint8, shape, elements=VALUES)) for _ in range(2))  # type: ignore[return-value]
 
 
-@settings(deadline=None)
 @given(pairs())
 def test_confusion_is_a_loop_over_pixels(pair: tuple[Any, Any]) -> None:
     assert confusion(*pair, 3).tolist() == naive.confusion(*pair, 3, 255)
 
 
-@settings(deadline=None)
 @given(pairs())
 def test_scores_are_those_of_sets(pair: tuple[Any, Any]) -> None:
     predicted, reference = pair
@@ -41,7 +39,6 @@ def test_scores_are_those_of_sets(pair: tuple[Any, Any]) -> None:
             assert SCORES[name](matrix)[index] == pytest.approx(expected, nan_ok=True), name
 
 
-@settings(deadline=None)
 @given(pairs())
 def test_left_out_equals_ignoring_what_is_not_analysed(pair: tuple[Any, Any]) -> None:
     predicted, reference = pair
@@ -50,7 +47,6 @@ def test_left_out_equals_ignoring_what_is_not_analysed(pair: tuple[Any, Any]) ->
     assert not without[:, 3].any()
 
 
-@settings(deadline=None)
 @given(pairs())
 def test_swapping_the_masks_swaps_precision_and_recall(pair: tuple[Any, Any]) -> None:
     matrix = confusion(*pair, 3)[:, :3]

@@ -26,7 +26,6 @@ def masks(draw: Any, n: int = 3) -> tuple[Any, ...]:
     return tuple(rng.random(shape) < chance for _ in range(n))
 
 
-@settings(deadline=None)
 @given(masks())
 def test_boundary_is_a_loop(given_masks: Any) -> None:
     mask, scored, _ = given_masks
@@ -34,7 +33,6 @@ def test_boundary_is_a_loop(given_masks: Any) -> None:
     assert naive.pixels(boundary(mask)) == naive.boundary(mask, np.ones_like(mask))
 
 
-@settings(deadline=None)
 @given(masks(), SPACINGS, st.sampled_from([0.0, 0.5, 1.0, 2.0]))
 def test_scores_are_those_of_a_loop(given_masks: Any, spacing: Any, tolerance: float) -> None:
     predicted, reference, scored = given_masks
@@ -44,7 +42,6 @@ def test_scores_are_those_of_a_loop(given_masks: Any, spacing: Any, tolerance: f
     assert hausdorff95(predicted, reference, spacing, scored) == pytest.approx(expected, nan_ok=True, rel=1e-6)
 
 
-@settings(deadline=None)
 @given(masks(2), SPACINGS)
 def test_symmetric_and_perfect_with_itself(given_masks: Any, spacing: Any) -> None:
     a, b = given_masks
@@ -90,7 +87,7 @@ def in_blocks(predicted: Any, reference: Any, scored: Any, block: int, margin: i
     return tally
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(arrays(np.bool_, (31, 23)), arrays(np.bool_, (31, 23)), st.integers(3, 12), st.integers(4, 9))
 def test_blocks_give_what_the_whole_gives(predicted: Any, reference: Any, block: int, margin: int) -> None:
     scored = np.ones_like(predicted)

@@ -46,7 +46,7 @@ def test_garbage_is_one_clear_error(suffix: str, content: bytes, tmp_path: Path)
         load_predictor(ModelSpec(str(path)))
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     position=st.floats(0, 1, exclude_max=True), length=st.integers(1, 8), value=st.integers(0, 255), cut=st.booleans()
 )

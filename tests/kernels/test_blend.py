@@ -14,7 +14,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 class TestQuantise:
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(SEEDS, st.integers(1, 3), st.integers(1, 5), st.integers(1, 70))
     def test_equals_the_oracle(self, seed, n_classes, height, width):
         p = np.random.default_rng(seed).uniform(-0.01, 1.01, (n_classes, height, width)).astype(np.float32)
@@ -66,7 +66,7 @@ class TestQuantise:
 
 
 class TestAccumulate:
-    @settings(deadline=None, max_examples=80)
+    @settings(max_examples=80)
     @given(SEEDS, st.integers(1, 3), st.integers(-9, 9), st.integers(-40, 40), st.booleans())
     def test_equals_the_oracle_wherever_the_tile_lies(self, seed, n_classes, y, x, views):
         rng = np.random.default_rng(seed)
@@ -108,7 +108,7 @@ class TestAccumulate:
 
 
 class TestAccumulateProbabilities:
-    @settings(deadline=None, max_examples=80)
+    @settings(max_examples=80)
     @given(SEEDS, st.integers(1, 3), st.integers(-9, 9), st.integers(-40, 40))
     def test_equals_quantise_then_accumulate(self, seed, n_classes, y, x):
         rng = np.random.default_rng(seed)
@@ -167,7 +167,7 @@ def _blend(grid, probabilities, order):
 
 
 class TestBound:
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(grids(), SEEDS)
     def test_canvas_is_within_half_a_step_of_the_exact_mean(self, grid, seed):
         rng = np.random.default_rng(seed)
@@ -177,7 +177,7 @@ class TestBound:
         error = abs(canvas.astype(np.float64) / (ONE * FULL) - exact).max()
         assert error <= 0.5 / ONE + 1e-12
 
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     @given(grids(), SEEDS)
     def test_any_order_gives_the_same_bits(self, grid, seed):
         rng = np.random.default_rng(seed)
@@ -187,7 +187,7 @@ class TestBound:
             _blend(grid, probabilities, range(n_tiles))[0] == _blend(grid, probabilities, rng.permutation(n_tiles))[0]
         ).all()
 
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     @given(grids(), st.floats(0, 1, width=32))
     def test_a_constant_comes_back_exactly(self, grid, p):
         n_tiles = grid[-1] ** 2

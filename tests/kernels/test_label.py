@@ -14,7 +14,7 @@ DTYPES = st.sampled_from([np.uint8, np.uint16])
 
 
 class TestArgmax:
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(SEEDS, st.integers(1, 6), st.integers(1, 4), st.integers(1, 60), DTYPES)
     def test_equals_numpy_ties_to_the_lowest(self, seed, n_classes, height, width, dtype):
         few = np.random.default_rng(seed).integers(0, 4, (n_classes, height, width)).astype(np.uint32)
@@ -53,7 +53,7 @@ class TestArgmax:
 
 
 class TestThreshold:
-    @settings(deadline=None, max_examples=200)
+    @settings(max_examples=200)
     @given(st.floats(0, 1, width=32), st.floats(0, 1), DTYPES)
     def test_constant_probability_against_threshold(self, p, threshold, dtype):
         canvas = np.full((1, 2, 40), int(naive.quantise(np.float32(p))) * FULL, np.uint32)
@@ -94,7 +94,7 @@ class TestProbabilities:
         probabilities_uint8(canvas, out)
         assert (out == naive.probabilities_uint8(canvas)).all()
 
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     @given(SEEDS)
     def test_views(self, seed):
         canvas = np.random.default_rng(seed).integers(0, ONE * FULL + 1, (2, 5, 30), dtype=np.uint32)
@@ -105,7 +105,7 @@ class TestProbabilities:
 
 
 class TestCount:
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(SEEDS, st.integers(1, 6), st.integers(0, 5), st.integers(0, 19), DTYPES)
     def test_equals_the_oracle(self, seed, n, height, width, dtype):
         parent = np.random.default_rng(seed).integers(0, 8, (height + 2, width + 3)).astype(dtype)

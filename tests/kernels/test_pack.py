@@ -21,7 +21,7 @@ def batches(draw):
 
 
 class TestPack:
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(batches(), st.booleans())
     def test_nchw_equals_numpy(self, arguments, reverse):
         batch, scale, shift = arguments
@@ -33,7 +33,7 @@ class TestPack:
         out[:] = 0
         assert not parent.any()
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(batches(), st.booleans())
     def test_nhwc_equals_numpy(self, arguments, reverse):
         batch, scale, shift = arguments

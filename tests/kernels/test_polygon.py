@@ -18,13 +18,13 @@ def _ring(*points):
 
 
 class TestFill:
-    @settings(deadline=None, max_examples=120)
+    @settings(max_examples=120)
     @given(st.lists(RINGS, min_size=1, max_size=3))
     def test_equals_the_oracle(self, rings):
         # with corners on quarters, a crossing on a pixel centre has no rounding error and others are far from one
         assert (fill_polygons(rings, BOX) == naive.fill_polygons(rings, BOX)).all()
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(st.lists(RINGS, min_size=1, max_size=3))
     def test_direction_start_and_closing_do_not_matter(self, rings):
         out = fill_polygons(rings, BOX)
@@ -33,7 +33,7 @@ class TestFill:
         assert (fill_polygons(turned, BOX) == out).all()
         assert (fill_polygons(closed, BOX) == out).all()
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(st.lists(RINGS, min_size=1, max_size=2))
     def test_any_cut_gives_the_same_pixels(self, rings):
         y0, x0, y1, x1 = BOX
@@ -53,7 +53,7 @@ class TestFill:
 
 
 class TestPartition:
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     @given(st.integers(0, 2**32 - 1), st.integers(3, 12))
     def test_a_fan_of_triangles_partitions_the_plane(self, seed, n):
         """Triangles round one point that share edges of arbitrary slope cover each pixel at most once, together all."""

@@ -28,7 +28,7 @@ class TestMajority:
         labels = squares.reshape(-1, 2, 2).transpose(1, 0, 2).reshape(2, -1)
         assert (halve_majority(labels, ignore, 4) == naive.halve_majority(labels, ignore)).all()
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(SEEDS, SIZES, st.integers(1, 4), DTYPES)
     def test_equals_the_oracle_at_odd_ends(self, seed, size, n_classes, dtype):
         ignore = int(np.iinfo(dtype).max)
@@ -37,7 +37,7 @@ class TestMajority:
         assert halved.dtype == dtype
         assert (halved == naive.halve_majority(labels, ignore)).all()
 
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     @given(SEEDS, SIZES, st.integers(1, 4))
     def test_no_class_appears_that_is_absent_below(self, seed, size, n_classes):
         labels = _labels(seed, size, n_classes, 255, np.uint8)
@@ -55,7 +55,7 @@ class TestMajority:
 
 
 class TestMean:
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(SEEDS, SIZES, st.integers(1, 3), DTYPES)
     def test_equals_the_oracle(self, seed, size, n_classes, dtype):
         ignore = int(np.iinfo(dtype).max)

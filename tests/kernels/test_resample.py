@@ -31,7 +31,7 @@ def _source(seed, needed, extra=0):
 
 
 class TestArea:
-    @settings(deadline=None, max_examples=150)
+    @settings(max_examples=150)
     @given(SEEDS, boxes(), FACTORS, FACTORS, st.integers(0, 3))
     def test_equals_the_exact_mean(self, seed, box, fy, fx, extra):
         factor = float(fy), float(fx)
@@ -42,7 +42,7 @@ class TestArea:
         bound = 255 * (factor[0] + factor[1] + 8) / 2**24 + 1e-3  # 1e-3: ends of footprints snapped by 1e-6 px
         assert abs(out - exact).max() <= 0.5 + bound
 
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(SEEDS, boxes(), st.sampled_from([1, 2, 4, 8, 0.5, 0.25]), st.sampled_from([1, 2, 4, 16, 0.5]))
     def test_powers_of_two_are_exact_half_up(self, seed, box, fy, fx):
         source, origin = _source(seed, area_source_box(box, (fy, fx)))
@@ -50,7 +50,7 @@ class TestArea:
         exact = naive.area_mean(source, origin, (Fraction(fy), Fraction(fx)), box)
         assert (area_resample(source, origin, (fy, fx), box) == np.floor(exact + 0.5)).all()
 
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     @given(SEEDS, boxes(side=40), FACTORS, FACTORS, st.data())
     def test_any_cut_gives_the_same_bits(self, seed, box, fy, fx, cuts):
         factor = float(fy), float(fx)
@@ -64,7 +64,7 @@ class TestArea:
         assert (area_resample(source, origin, factor, part) == expected).all()
         assert (area_resample(own.copy(), needed[:2], factor, part) == expected).all()
 
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(boxes(side=40), st.integers(0, 255), st.floats(0.2, 30), st.floats(0.2, 30))
     def test_a_constant_comes_back(self, box, value, fy, fx):
         y0, x0, y1, x1 = area_source_box(box, (fy, fx))
@@ -112,7 +112,7 @@ class TestSourceBox:
     def test_literal(self, box, factor, expected):
         assert area_source_box(box, factor) == expected
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(boxes(), FACTORS, FACTORS)
     def test_one_pixel_less_is_refused_with_values(self, box, fy, fx):
         factor = float(fy), float(fx)

@@ -18,7 +18,7 @@ def _thumbnail(colour, size=(60, 80), noise=3):
 
 
 class TestOtsu:
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(st.dictionaries(st.integers(0, 255), st.integers(0, 50), max_size=6))
     def test_equals_the_oracle(self, bins):
         histogram = np.zeros(256, np.int64)

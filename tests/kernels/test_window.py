@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from wsi_kernels import axis_window
 from wsi_kernels.window import KINDS
@@ -16,7 +16,6 @@ def ramps(draw):
 
 
 class TestPartition:
-    @settings(deadline=None)
     @given(ramps())
     def test_neighbours_sum_to_256_in_every_pixel(self, ramp):
         tile, overlap, kind, margin = ramp
@@ -27,7 +26,6 @@ class TestPartition:
         assert (leading + trailing == 256).all()
         assert (weights[overlap : tile - overlap] == 256).all()
 
-    @settings(deadline=None)
     @given(ramps())
     def test_ramps_are_monotone_and_symmetric(self, ramp):
         tile, overlap, kind, margin = ramp
@@ -38,7 +36,6 @@ class TestPartition:
         if kind != "crop" or overlap % 2 == 0:
             assert (leading + leading[::-1] == 256).all()
 
-    @settings(deadline=None)
     @given(ramps(), st.integers(1, 5))
     def test_a_row_of_tiles_weighs_256_from_end_to_end(self, ramp, n):
         tile, overlap, kind, margin = ramp

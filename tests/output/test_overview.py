@@ -63,7 +63,7 @@ def test_only_the_part_of_the_slide_that_the_canvas_covers_is_shown():
     assert left[60:-60, 60:-60].min() > 150  # the filter looks a little beyond the edge
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     size=st.tuples(st.integers(1, 3000), st.integers(1, 3000)),
     n=st.integers(2, 40),

@@ -25,7 +25,7 @@ def read_through_zarr(root: Path, key: str, document: Any) -> zarr.Array[Any]:
     return zarr.open_array(zarr.storage.LocalStore(root, read_only=True), path=key, mode="r")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     size=st.tuples(st.integers(1, 600), st.integers(1, 600)),
     block=st.sampled_from([256, 512, 1024]),

@@ -93,7 +93,6 @@ def test_spans_are_those_a_search_finds(grid: TileGrid, box: Box) -> None:
         assert pairs(spans) == found
 
 
-@settings(deadline=None)
 @given(grids(), st.integers(8, 80))
 def test_blocks_of_any_size_own_each_tile_once(grid: TileGrid, block: int) -> None:
     owned: list[tuple[int, int]] = []

@@ -73,7 +73,7 @@ def test_what_is_not_needed_is_not_counted(change: dict[str, object], name: str)
     assert bytes_of(project(replace(WORK, **change)), name) > 0  # type: ignore[arg-type]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.sampled_from([256, 1024, 4096]), st.integers(1, 8), st.integers(1, 16), st.integers(1, 9), st.booleans())
 def test_more_of_anything_never_takes_less(block: int, n_workers: int, batch: int, channels: int, stored: bool) -> None:
     work = replace(WORK, batch=batch, n_channels=channels, probabilities=stored)

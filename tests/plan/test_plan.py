@@ -31,7 +31,7 @@ from wsi_seg.plan import (
 SIZE = (30_000, 40_000)
 LEVELS = (Level(SIZE, (1.0, 1.0), (256, 256)), Level((7500, 10_000), (4.0, 4.0), (256, 256)))
 SLIDE = SlideFacts("case 7.svs", "aperio", LEVELS, Mpp(0.25, 0.25), Box(0, 0, *SIZE), "f" * 64)
-PROGRAM = ProgramFacts("a" * 64, "openvino", "CPU", "fp32", n_channels=3, halo=40, batch_independent=True)
+PROGRAM = ProgramFacts("a" * 64, "openvino", "CPU", "fp32", n_channels=3, halo=24, batch_independent=True)
 OPTIONS = PlanOptions(n_workers=2, memory_bytes=8 * 10**9, resident_bytes=5 * 10**8)
 GB = 10**9
 
@@ -87,7 +87,7 @@ def test_a_plan_is_json_words_and_a_pickle() -> None:
     assert words["trained at"] == "0.5 um/px"
     assert words["level read"] == "0, resampled by 2 x 2"
     assert words["cost"] == f"{made.tiling.cost:.2f} predicted px per canvas px"
-    assert words["tile"] == "512 px, overlap 80 px, window crop, equal to an untiled prediction"
+    assert words["tile"] == "512 px, overlap 48 px, window crop, equal to an untiled prediction"
 
 
 def test_regions_and_notes_are_told(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ OTHER = [
     pytest.param({"program": {"sha256": "b" * 64}}, ["model.sha256"], id="weights"),
     pytest.param({"program": {"precision": "bf16"}}, ["model.precision"], id="precision"),
     pytest.param({"program": {"runtime": "onnxruntime"}}, ["model.runtime"], id="runtime"),
-    pytest.param({"program": {"halo": 44}}, ["grid.overlap", "selection"], id="halo, by the overlap"),
+    pytest.param({"program": {"halo": 28}}, ["grid.overlap", "selection"], id="halo, by the overlap"),
     pytest.param({"card": card(threshold=0.4)}, ["model.card.threshold"], id="threshold"),
     pytest.param({"card": card(mean=(0.5, 0.5, 0.5))}, ["model.card.mean"], id="normalisation"),
     pytest.param({"options": {"window": "linear"}}, ["grid.margin", "grid.window"], id="window"),

@@ -153,7 +153,7 @@ def test_the_hash_follows_the_coordinates(tmp_path: Path) -> None:
     assert first.sha256 != other.sha256
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     parts=st.lists(st.tuples(*[st.integers(0, 60)] * 2, *[st.integers(1, 40)] * 2), min_size=1, max_size=6),
     at=st.tuples(*[st.integers(0, 60)] * 2, *[st.integers(1, 40)] * 2),

@@ -36,7 +36,7 @@ def square(y0: float, x0: float, y1: float, x1: float) -> CanvasRoi:
     return CanvasRoi(((np.array([(y0, x0), (y0, x1), (y1, x1), (y1, x0)], np.float64),),))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(grids(), MASKS)
 def test_predicted_are_exactly_the_tiles_that_weigh_on_an_analysed_cell(grid: TileGrid, mask: np.ndarray) -> None:
     selection = select_tiles(grid, covering(mask, grid), None)
@@ -49,7 +49,7 @@ def test_predicted_are_exactly_the_tiles_that_weigh_on_an_analysed_cell(grid: Ti
     assert not (analysed & ~predicted).any()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(grids(), MASKS)
 def test_a_cell_is_analysed_when_tissue_is_in_it_or_one_mask_px_beside(grid: TileGrid, mask: np.ndarray) -> None:
     analysed = select_tiles(grid, covering(mask, grid), None).analysed
@@ -77,7 +77,7 @@ def test_without_tissue_nothing_is(grid: TileGrid) -> None:
     assert selection.n_analysed == selection.n_predicted == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(grids(), st.tuples(*[st.floats(0, 100)] * 2), st.tuples(*[st.floats(0.5, 60)] * 2))
 def test_cells_that_share_an_area_with_a_region_are_analysed(
     grid: TileGrid, corner: tuple[float, float], size: tuple[float, float]

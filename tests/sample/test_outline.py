@@ -21,7 +21,7 @@ def whole_cover(made, size, tile=64):
     return made.cover(Box(0, 0, rows, columns))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SIDES, SIDES, st.floats(0, 1), st.sampled_from([64, 128, 256, 1024]), st.integers(0, 50))
 def test_kind_of_a_tile_is_what_its_pixels_say(height, width, fraction, tile, seed):
     made = outline((height, width), fraction, seed)

@@ -46,7 +46,7 @@ def spawned() -> Iterator[ProcessPoolExecutor]:
 
 class TestEveryReader:
     @given(chosen=st.data())
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     def test_a_region_is_the_formula_at_every_level_and_across_borders(
         self, coded_slide: Slide, coded: Coded, chosen: st.DataObject
     ) -> None:

@@ -37,7 +37,7 @@ def wholes(fractional: VendorSlide) -> dict[int, Any]:
 
 
 @given(chosen=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_parts_equal_the_whole_at_a_fractional_downsample(
     fractional: VendorSlide, wholes: dict[int, Any], chosen: st.DataObject
 ) -> None:

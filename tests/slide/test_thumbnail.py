@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -30,7 +30,6 @@ def naive_thumbnail(pixels: NDArray[np.uint8], target: tuple[int, int]) -> NDArr
 
 
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 100), st.integers(0, 2**32))
-@settings(deadline=None)
 def test_it_is_the_area_average(height: int, width: int, side: int, seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     found = ArraySlide(pixels).thumbnail(side)

@@ -239,7 +239,7 @@ def test_a_resolution_within_the_tolerance_is_not_resampled(tmp_path):
     assert np.array_equal(load_pair(entry, Reading(**{**PLAIN, "image_mpp": 0.49}))[0], pixels)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     arrays(np.uint16, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 4)), st.integers(0, 3)
 )

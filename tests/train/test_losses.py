@@ -89,7 +89,7 @@ def naive_nearness(labels: np.ndarray, sigma: float) -> np.ndarray:
     return near
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     name=st.sampled_from(NAMES),
     seed=st.integers(0, 2**32 - 1),
@@ -110,7 +110,7 @@ def test_a_loss_equals_the_naive_one(
     assert float(make_loss([one], n_classes)(logits, labels)) == pytest.approx(naive(one, logits, labels), rel=1e-4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), sigma=st.sampled_from([0.4, 1.0, 2.5, 9.0]))
 def test_nearness_equals_the_distance_to_every_border_pixel(seed: int, sigma: float) -> None:
     rng = np.random.default_rng(seed)

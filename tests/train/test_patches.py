@@ -164,7 +164,7 @@ def test_an_image_smaller_than_the_patch_is_padded_white_and_ignored():
 case_lists = st.lists(st.sampled_from("ABCDEFG"), min_size=2, max_size=14).filter(lambda cases: len(set(cases)) > 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case_lists, st.floats(0.01, 1), st.integers(0, 99))
 def test_no_case_is_on_both_sides(cases, share, seed):
     fields = [ArrayField(np.zeros((16, 16), np.uint8), n, case) for n, case in enumerate(cases)]
@@ -254,7 +254,7 @@ def test_a_damaged_file_is_told_when_the_set_is_opened(image_folder, config_of):
         PatchSet.open(config.data.train, config)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.integers(0, 59), st.integers(0, 89), st.integers(-20, 70), st.integers(-20, 100), st.integers(1, 40))
 def test_a_box_meets_the_index_where_it_touches_a_cell_that_counts(y, x, y0, x0, side):
     labels = np.full((60, 90), 255, np.uint8)
@@ -263,7 +263,7 @@ def test_a_box_meets_the_index_where_it_touches_a_cell_that_counts(y, x, y0, x0,
     assert ArrayField(labels).index().meets(box) == (not box.intersect(cell).is_empty)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.lists(st.integers(0, 5), min_size=4, max_size=4), min_size=1, max_size=4), st.data())
 def test_shares_spread_evenly_hit_cells_by_their_area(areas, data):
     """One source per field: with evenly spaced shares each cell gets its exact part, within one."""

@@ -70,7 +70,7 @@ def test_zooming_in_twice_is_bilinear_up_sampling_of_the_middle(size: int) -> No
     assert torch.equal(moved[1], doubled[:, quarter, quarter])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32), size=st.sampled_from([32, 45]))
 def test_image_and_labels_are_read_at_the_same_points(seed: int, size: int) -> None:
     drawn = points(2, size, seed, **EVERYTHING)
@@ -104,7 +104,7 @@ def test_beyond_the_patch_the_image_is_mirrored_and_labels_are_ignored() -> None
     assert float(moved[0, 0].max()) < size
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 2**32),
     strength=st.sampled_from([0.5, 4.0, 20.0]),
@@ -119,7 +119,7 @@ def test_elastic_displacements_stay_below_their_maximum_and_vary(seed: int, stre
     assert not torch.equal(field[0], field[1])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32), share=st.sampled_from([0.1, 0.49]), lines=st.integers(2, 9))
 def test_grid_distortion_keeps_the_order_and_the_patch(seed: int, share: float, lines: int) -> None:
     size = 48

@@ -59,7 +59,7 @@ def choose_tiling(
 
     With a known halo, the overlap is twice the halo (up to the output stride's next multiple) and each px is taken from
     the tile that owns it, which is exact. A larger tile gives the same labels for less work, so the card's tile is
-    doubled until the overlap is at most a quarter of it, up to `CHEAP_TILE`, and further only where the overlap exceeds
+    doubled until the overlap is at most an eighth of it, up to `CHEAP_TILE`, and further only where the overlap exceeds
     half a tile. Without a halo nothing is exact: a quarter of a tile is blended.
 
     Args:
@@ -75,6 +75,8 @@ def choose_tiling(
     >>> card = ModelCard.from_mapping({"name": "m", "mpp": 0.5, "classes": ["a", "b"], "output_stride": 16}, "example")
     >>> choose_tiling(card, 92)
     Tiling(tile=1024, overlap=192, window='crop', margin=0, exact=True)
+    >>> choose_tiling(card, 20)
+    Tiling(tile=512, overlap=64, window='crop', margin=0, exact=True)
     >>> choose_tiling(card, None)
     Tiling(tile=512, overlap=128, window='cosine', margin=0, exact=False)
     """
@@ -128,7 +130,7 @@ def _auto_overlap(tile: int, output_stride: int, halo: int | None, *, fixed: boo
     overlap = 2 * align_up(halo, output_stride)
     if fixed:
         return tile, min(overlap, tile // 2 // step * step)
-    while 2 * overlap > tile or (4 * overlap > tile and 2 * tile <= CHEAP_TILE):
+    while 2 * overlap > tile or (8 * overlap > tile and 2 * tile <= CHEAP_TILE):
         tile *= 2
     return tile, overlap
 
