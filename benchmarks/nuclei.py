@@ -31,7 +31,7 @@ from wsi_seg.geometry import Box
 from wsi_seg.infer import ModelSpec, load_predictor
 from wsi_seg.model.he_stain import unmixing_matrix
 from wsi_seg.train.config import ImageSource, TrainConfig, read_config
-from wsi_seg.train.image_source import PixelCache, open_images
+from wsi_seg.train.image_source import PixelCache, centre_px, open_images, scale_factor
 
 RECIPE = Path(__file__).parent / "recipes" / "nuclei.yaml"
 FOLDS = {
@@ -165,15 +165,12 @@ def read_cases(config: TrainConfig, groups: Sequence[str]) -> list[Case]:
             pixels, encoded = field.read(Box(0, 0, *field.size))
             assert source.labels is not None
             stored = read_index(source.labels / f"{field.name}.png")
-            rows, columns = (_nearest(n, len_) for n, len_ in zip(pixels.shape[:2], stored.shape, strict=True))
-            objects, ignored = stored[np.ix_(rows, columns)], encoded == 255
+            factor = scale_factor((stored.shape[0], stored.shape[1]), source.mpp or config.mpp, config.mpp)
+            objects = stored[np.ix_(*map(centre_px, stored.shape, factor))]
+            ignored = encoded == 255
             kept = np.bincount(objects.ravel()) >= MIN_PX
             cases.append(Case(field.name, group, pixels, objects * kept[objects], kept[objects] & ~ignored))
     return cases
-
-
-def _nearest(n: int, n_stored: int) -> NDArray[np.intp]:
-    return ((np.arange(n) + 0.5) * (n_stored / n)).astype(np.intp)
 
 
 def _group(source: ImageSource) -> str:

@@ -72,9 +72,37 @@ def test_polygons_lie_where_they_were_drawn(annotated, config_of, tmp_path):
     assert (labels[100:200, 150:250] == 2).all()
     assert np.count_nonzero(labels == 2) == 100 * 100
     assert np.count_nonzero(labels == 255) == labels.size - 100 * 100
-    config = config_of({**source, "unannotated": "stroma"}, mpp=1.0)
-    labels = open_field(config.data.train[0], config, labelled=True).read_labels(Box(0, 0, 550, 750))
-    assert np.count_nonzero(labels == 1) == labels.size - 100 * 100
+
+
+@pytest.mark.parametrize("extra", [{"unannotated": 1}, {"unannotated": 1, "glass": 0}, {"unannotated": 1, "glass": 255},
+                                   {"glass": 0}], ids=str)  # fmt: skip
+def test_what_nobody_drew_is_tissue_or_glass(annotated, config_of, tmp_path, extra):
+    shapes = [polygon("tumour", 200, 300, 400, 500), polygon("nothing", 600, 600, 700, 700)]
+    (tmp_path / "a.geojson").write_text(json.dumps(shapes))
+    words = {key: ["background", "stroma", "tumour", *["ignore"] * 253][label] for key, label in extra.items()}
+    source = {"slide": annotated[0], "annotation": tmp_path / "a.geojson", "names": {"nothing": "ignore"}, **words}
+    config = config_of(source, mpp=0.5)
+    field = open_field(config.data.train[0], config, labelled=True)
+    whole = Box(0, 0, 1100, 1500)
+    shown, counting = field.read(whole)[1], field.read_labels(whole)
+    for labels in (shown, counting):
+        assert (labels[200:400, 300:500] == 2).all()
+        assert (labels[600:700, 600:700] == 255).all()
+    undrawn = np.ones(whole.size, bool)
+    undrawn[200:400, 300:500] = undrawn[600:700, 600:700] = False
+    truth = tifffile.imread(annotated[1]) > 0
+    agree = truth == (shown == extra.get("unannotated", 255))
+    if extra.get("glass", extra.get("unannotated")) != extra.get("unannotated", 255):
+        assert agree[undrawn].mean() > 0.97
+    assert set(np.unique(shown[undrawn])) <= {extra.get("unannotated", 255), extra.get("glass", 1)}
+    glass = undrawn & (counting == 255)
+    assert 0.97 < glass.sum() / (undrawn & ~truth).sum() < 1.03 or "unannotated" not in extra
+    assert (shown[glass] == extra.get("glass", 1))[~truth[glass]].mean() > 0.97
+    index = field.index()
+    assert np.array_equal(index.counts, count_cells(counting, index.side, 3))
+    seen = [PatchSet.open(c.data.train, c) for c in (config_of(source, tile_size=s) for s in (128, 4096))]
+    px = [sum(np.bincount(labels.ravel(), minlength=256) for _, _, labels in patches.whole()) for patches in seen]
+    assert px[0][:3].tolist() == px[1][:3].tolist() == [np.count_nonzero(counting == c) for c in range(3)]
 
 
 def field_of(annotation, size=(700, 900), origin=(0, 0)) -> SlideField:
@@ -153,8 +181,9 @@ def test_what_is_missing_is_told(config_of, annotated, tmp_path):
 
     with pytest.raises(ConfigError, match=r"s\.tif has no annotation"):
         opened()
-    with pytest.raises(ConfigError, match=r"unannotated 'fat' .*classes are"):
-        opened(annotation=annotated[1], unannotated="fat")
+    for key in ("unannotated", "glass"):
+        with pytest.raises(ConfigError, match=rf"{key} 'fat' .*classes are"):
+            opened(annotation=annotated[1], **{key: "fat"})
     tifffile.imwrite(tmp_path / "n.tif", np.zeros((64, 64, 3), np.uint8), tile=(16, 16), photometric="rgb")
     with pytest.raises(MissingMppError, match=r"n\.tif does not state its resolution"):
         opened(slide=tmp_path / "n.tif", labelled=False)

@@ -81,6 +81,11 @@ class SlideSource(Section):
     unannotated: str | None = Field(
         None, description="class of tissue outside every polygon; absent: ignored in loss and scores"
     )
+    glass: str | None = Field(
+        None,
+        description="class of glass outside every polygon, or `ignore`; absent: as `unannotated`. Patches are drawn "
+        "from tissue and show the glass beside it; scores leave it out",
+    )
     case: str | None = Field(None, description="patient or case; absent: the file stem")
     weight: Positive = Field(1.0, description="share of patches drawn from this source, relative to the others")
 

@@ -74,7 +74,7 @@ class Field(Protocol):
         """Pixels and labels of a box that may leave the field: `FILL` and `IGNORE` there. Raises WsiSegError."""
 
     def read_labels(self, box: Box) -> NDArray[np.uint8]:
-        """Labels of a box alone, (h, w). Raises WsiSegError."""
+        """Labels of a box that count in scores and attract patches, (h, w); others are ignored. Raises WsiSegError."""
 
     def index(self) -> CellIndex:
         """Where which class lies; the one pass over all labels. Raises AnnotationError."""

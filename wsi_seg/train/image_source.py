@@ -148,7 +148,7 @@ def load_pair(entry: Entry, reading: Reading) -> Pair:
     pixels = read_rgb(entry.image)
     size = pixels.shape[0], pixels.shape[1]
     factor = _factor(entry.image, size, reading)
-    at = _nearest(size[0], factor[0]), _nearest(size[1], factor[1])
+    at = centre_px(size[0], factor[0]), centre_px(size[1], factor[1])
     shape = len(at[0]), len(at[1])
     if min(shape) < 1:
         raise AnnotationError(f"{entry.image} of {size} px is less than one px at {reading.mpp:g} um/px")
@@ -214,9 +214,8 @@ def _same_size(path: Path, labels: NDArray[Any], size: tuple[int, int], image: P
 
 def _factor(image: Path, size: tuple[int, int], reading: Reading) -> tuple[float, float]:
     """Image px per px, (y, x), by the engine's rules of what is close enough."""
-    mpp = Mpp(reading.image_mpp, reading.image_mpp)
     try:
-        return choose_scale((Level(size, (1.0, 1.0)),), mpp, Box(0, 0, *size), reading.mpp).factor
+        return scale_factor(size, reading.image_mpp, reading.mpp)
     except PlanError as error:
         raise ConfigError(
             f"images of {reading.image_mpp:g} um/px for a model of {reading.mpp:g} ({image})",
@@ -225,8 +224,18 @@ def _factor(image: Path, size: tuple[int, int], reading: Reading) -> tuple[float
         ) from error
 
 
-def _nearest(n: int, factor: float) -> NDArray[np.intp]:
-    """Image px under the centre of every px, as many as lie inside the image."""
+def scale_factor(size: tuple[int, int], image_mpp: float, mpp: float) -> tuple[float, float]:
+    """Image px per px, (y, x), where an image (height, width) of `image_mpp` is read at `mpp`. Raises PlanError."""
+    stored = Mpp(image_mpp, image_mpp)
+    return choose_scale((Level(size, (1.0, 1.0)),), stored, Box(0, 0, *size), mpp).factor
+
+
+def centre_px(n: int, factor: float) -> NDArray[np.intp]:
+    """Image px under the centre of every px of an axis of `n` image px, as many as lie inside the image.
+
+    >>> centre_px(7, 2.5).tolist()
+    [1, 3]
+    """
     return ((np.arange(int(n / factor + 1e-6)) + 0.5) * factor).astype(np.intp)
 
 

@@ -172,7 +172,7 @@ class PatchSet:
         return read_ahead(make, range(start, n_batches), self._sampling.workers)
 
     def whole(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-        """Every labelled pixel once: (name of the field, images uint8 (1, 3, h, w), labels int64 (1, h, w)).
+        """Every pixel that counts, once: (name of the field, images uint8 (1, 3, h, w), labels int64 (1, h, w)).
 
         Fields larger than the tile size come in tiles with `CONTEXT` px around them, whose labels are ignored; tiles
         without a label are left out. Raises AnnotationError, RegionReadError.
@@ -189,14 +189,14 @@ class PatchSet:
 
     def _view(self, tile: tuple[int, Box]) -> tuple[str, Pair | None]:
         field, box = self._fields[tile[0]], tile[1]
-        if self._sampling.labelled and (field.read_labels(box) == IGNORE).all():
+        counting = field.read_labels(box)
+        if self._sampling.labelled and (counting == IGNORE).all():
             return field.name, None
         around = Box(box.y0 - CONTEXT, box.x0 - CONTEXT, box.y1 + CONTEXT, box.x1 + CONTEXT)
         around = around.intersect(Box(0, 0, *field.size))
         pixels, labels = field.read(around)
-        inside = box.slices((around.y0, around.x0))
         own = np.full_like(labels, IGNORE)
-        own[inside] = labels[inside]
+        own[box.slices((around.y0, around.x0))] = counting
         return field.name, (pixels, own)
 
     def _patch(self, epoch: int, number: int, stratum: int, n_strata: int) -> Pair:

@@ -24,7 +24,7 @@ from wsi_seg.train.config import TrainConfig, differing_keys, read_config, to_ya
 FORMAT = 1
 """Version of the state's form; another one is not read."""
 
-FREE_KEYS = ("data.workers", "device", "threads", "tile_size", "licence", "training_data", "description")
+FREE_KEYS = ("data.workers", "device", "threads", "licence", "training_data", "description")
 """Keys that may change between two starts of one run: they move no weight."""
 
 _NAMES = (

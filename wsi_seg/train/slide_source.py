@@ -5,7 +5,8 @@ Owns how the annotation's grid lies on the canvas, and the index of a slide too 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from wsi_seg.card import named_classes
 from wsi_seg.errors import ConfigError, MissingMppError
 from wsi_seg.geometry import Box, ceil_div
 from wsi_seg.plan.scale import Scale, choose_scale
-from wsi_seg.plan.tissue import tissue_from_thumbnail
+from wsi_seg.plan.tissue import TissueMask, tissue_from_thumbnail
 from wsi_seg.slide import Slide, open_slide
 from wsi_seg.slide.canvas import read_canvas
 from wsi_seg.train.config import SlideSource, TrainConfig
@@ -26,6 +27,8 @@ _MAX_SAMPLES = 1 << 26
 """Points of a slide whose label is looked up for the index."""
 _STRIP_SAMPLES = 1 << 22
 _THUMBNAIL_SIDE = 2048
+_UNDRAWN = 254
+"""What annotations answer where no polygon lies, to be told from a polygon that says `ignore`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,15 @@ class SlideLabels:
     annotation: Annotation | None
     """None: nothing is labelled."""
     n_classes: int
-    tissue_only: int | None = None
-    """Class of what no polygon covers: outside tissue it does not attract patches."""
+    unannotated: int = IGNORE
+    """Label of tissue that no polygon covers."""
+    glass: int = IGNORE
+    """Label of glass that no polygon covers, where a patch shows it; it attracts no patch and counts in no score."""
+
+    @property
+    def fills(self) -> bool:
+        """Whether anything is said of what no polygon covers; the annotation then answers `_UNDRAWN` there."""
+        return (self.unannotated, self.glass) != (IGNORE, IGNORE)
 
 
 class SlideField:
@@ -64,16 +74,29 @@ class SlideField:
         return self._scale.canvas_size
 
     def read(self, box: Box) -> Pair:
-        """Pixels and labels of a box. Raises RegionReadError, AnnotationError."""
-        return read_canvas(self._slide, self._scale, box, (FILL,) * 3), self.read_labels(box)
+        """Pixels and labels of a box, glass that nobody drew included. Raises RegionReadError, AnnotationError."""
+        return read_canvas(self._slide, self._scale, box, (FILL,) * 3), self._read_labels(box, self._labels.glass)
 
     def read_labels(self, box: Box) -> NDArray[np.uint8]:
-        """Labels of a box; beyond the canvas, ignored. Raises AnnotationError."""
+        """Labels of a box that count: glass that nobody drew is ignored. Raises AnnotationError, RegionReadError."""
+        return self._read_labels(box, IGNORE)
+
+    def _read_labels(self, box: Box, glass: int) -> NDArray[np.uint8]:
+        """Labels of a box; beyond the canvas, ignored."""
         inside = box.intersect(Box(0, 0, *self.size))
         if self._labels.annotation is None or inside.is_empty:
             return np.full(box.size, IGNORE, np.uint8)
-        labels = self._labels.annotation.read_labels(inside, self._scale.l0_per_px, self._scale.l0_offset)
+        labels = self._drawn(self._labels.annotation, inside, 1, glass)
         return labels if inside == box else cut(labels, box.shift(-inside.y0, -inside.x0), IGNORE)
+
+    def _drawn(self, annotation: Annotation, box: Box, step: int, glass: int) -> NDArray[np.uint8]:
+        """Labels of a box of the grid whose px are `step` canvas px."""
+        y, x = self._scale.l0_per_px
+        labels = annotation.read_labels(box, (y * step, x * step), self._scale.l0_offset)
+        if self._labels.fills and (undrawn := labels == _UNDRAWN).any():
+            others = np.where(self._tissue(box, step), self._labels.unannotated, glass).astype(np.uint8)
+            labels[undrawn] = others[undrawn]
+        return labels
 
     def index(self) -> CellIndex:
         """Where which class lies, from labels at evenly spaced points, which are all px of a small slide.
@@ -90,31 +113,30 @@ class SlideField:
         counts = np.concatenate(
             [count_cells(self._samples(box, step), samples_per_cell, n_classes) for box in boxes], axis=1
         )
-        self._forget_glass(counts, side)
         return CellIndex(side, counts, float(step * step))
 
     def _samples(self, box: Box, step: int) -> NDArray[np.uint8]:
-        """Labels of the grid whose px are `step` canvas px; without annotation everything is class 0."""
+        """Labels that count, of the grid whose px are `step` canvas px; without annotation all tissue is class 0."""
         if self._labels.annotation is None:
-            return np.zeros(box.size, np.uint8)
-        y, x = self._scale.l0_per_px
-        return self._labels.annotation.read_labels(box, (y * step, x * step), self._scale.l0_offset)
+            return np.where(self._tissue(box, step), 0, IGNORE).astype(np.uint8)
+        return self._drawn(self._labels.annotation, box, step, IGNORE)
 
-    def _forget_glass(self, counts: NDArray[np.uint32], side: int) -> None:
-        """Set to zero, in place, what cells without tissue have of the class that nobody drew."""
-        number = 0 if self._labels.annotation is None else self._labels.tissue_only
-        if number is None:
-            return
-        tissue = tissue_from_thumbnail(self._slide.thumbnail(_THUMBNAIL_SIDE), self._scale, self._slide.levels[0].size)
+    def _tissue(self, box: Box, step: int) -> NDArray[np.bool_]:
+        """Where there is tissue in a box of the grid whose px are `step` canvas px, bool (h, w)."""
+        mask = self._tissue_mask
         rows, columns = (
-            np.clip((((np.arange(n) + 0.5) * side - origin) / step).astype(np.intp), 0, length - 1)
-            for n, origin, step, length in zip(
-                counts.shape[1:], tissue.origin, tissue.step, tissue.mask.shape, strict=True
+            np.clip(np.floor(((np.arange(*span) + 0.5) * step - origin) / mask_step).astype(np.intp), 0, length - 1)
+            for span, origin, mask_step, length in zip(
+                ((box.y0, box.y1), (box.x0, box.x1)), mask.origin, mask.step, mask.mask.shape, strict=True
             )
         )
-        inside = tissue.mask[np.ix_(rows, columns)]
-        if inside.any():
-            counts[number][~inside] = 0
+        return mask.mask[np.ix_(rows, columns)]
+
+    @cached_property
+    def _tissue_mask(self) -> TissueMask:
+        """Everything, where no tissue is found."""
+        found = tissue_from_thumbnail(self._slide.thumbnail(_THUMBNAIL_SIDE), self._scale, self._slide.levels[0].size)
+        return found if found.mask.any() else replace(found, mask=np.ones_like(found.mask))
 
 
 def open_field(source: SlideSource, config: TrainConfig, *, labelled: bool) -> SlideField:
@@ -122,27 +144,37 @@ def open_field(source: SlideSource, config: TrainConfig, *, labelled: bool) -> S
     classes = [entry.name for entry in named_classes(config.classes)]
     if labelled and source.annotation is None:
         raise ConfigError(f"{source.slide} has no annotation", rule="labelled data is needed here")
-    if source.unannotated is not None and source.unannotated not in classes:
-        raise ConfigError(f"unannotated {source.unannotated!r} of {source.slide}", rule=f"classes are {classes}")
     slide = open_slide(source.slide, mpp=source.mpp)
     if slide.mpp is None:
         raise MissingMppError(
             f"{source.slide} does not state its resolution", rule="training needs um per px", remedy="give `mpp`"
         )
     scale = choose_scale(slide.levels, slide.mpp, slide.bounds, config.mpp)
-    annotation = None if source.annotation is None or not labelled else _annotation(source, slide, classes)
-    unannotated = None if source.unannotated is None else classes.index(source.unannotated)
-    labels = SlideLabels(annotation, len(classes), unannotated)
+    labels = SlideLabels(None, len(classes), *_undrawn(source, classes))
+    if source.annotation is not None and labelled:
+        labels = replace(labels, annotation=_annotation(source, slide, classes, _UNDRAWN if labels.fills else IGNORE))
     return SlideField(source.case or source.slide.stem, slide, scale, labels)
 
 
-def _annotation(source: SlideSource, slide: Slide, classes: list[str]) -> Annotation:
+def _undrawn(source: SlideSource, classes: list[str]) -> tuple[int, int]:
+    """Labels of tissue and of glass that no polygon covers. Raises ConfigError."""
+    labels = {name: index for index, name in enumerate(classes)} | {"ignore": IGNORE, None: IGNORE}
+    glass = source.unannotated if source.glass is None else source.glass
+    for key, name in (("unannotated", source.unannotated), ("glass", glass)):
+        if name not in labels:
+            raise ConfigError(f"{key} {name!r} of {source.slide}", rule=f"classes are {classes}, or `ignore`")
+    if len(classes) > _UNDRAWN and source.unannotated is not None:
+        raise ConfigError(f"unannotated, with {len(classes)} classes", rule=f"at most {_UNDRAWN} classes then")
+    return labels[source.unannotated], labels[glass]
+
+
+def _annotation(source: SlideSource, slide: Slide, classes: list[str], undrawn: int) -> Annotation:
     assert source.annotation is not None
     return open_annotation(
         source.annotation,
         classes,
         source.names,
-        IGNORE if source.unannotated is None else classes.index(source.unannotated),
+        undrawn,
         slide.levels[0].size,
         (float(slide.bounds.y0), float(slide.bounds.x0)),
     )
