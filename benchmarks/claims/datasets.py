@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,17 +70,21 @@ class Datasets:
         for row in self._rows(split):
             path = (folder / Path(row["image"]).name).with_suffix(".png")
             if not path.exists():
-                Image.fromarray(another_stain(np.asarray(Image.open(row["image"]).convert("RGB")))).save(path)
+                beside = path.with_suffix(f".{threading.get_ident()}.png")
+                Image.fromarray(another_stain(np.asarray(Image.open(row["image"]).convert("RGB")))).save(beside)
+                beside.replace(path)  # rows are worked out at the same time
             rows.append(row | {"image": str(path.resolve())})
         return self._table(f"shifted-{split}", rows)
 
     def _table(self, name: str, rows: list[dict[str, str]]) -> Path:
         self.work.mkdir(parents=True, exist_ok=True)
         path = self.work / f"{name}.csv"
-        with path.open("w", newline="") as file:
+        beside = path.with_suffix(f".{threading.get_ident()}")
+        with beside.open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
+        beside.replace(path)  # a run may be reading it
         return path
 
     def _source(self, table: Path) -> Source:

@@ -30,7 +30,7 @@ def score(run: Run, source: Source, recalibrate_on: Source | None = None) -> flo
     trained = read_trained(run.folder)
     normalise = normaliser(trained.config.mean, trained.config.std, torch.device("cpu"))
     if recalibrate_on is not None:
-        patches = _opened(trained.config, recalibrate_on)
+        patches = _opened(trained.config, recalibrate_on, labelled=False)
         batches = (normalise(batch.images.float() / 255) for batch in patches.epoch(0, trained.config.batch_size))
         recalibrate(trained.network, batches, N_RECALIBRATION)
     loss = make_loss(trained.config.loss, len(trained.config.classes))
@@ -38,8 +38,8 @@ def score(run: Run, source: Source, recalibrate_on: Source | None = None) -> flo
     return mean(scores.iou)
 
 
-def _opened(config: TrainConfig, source: Source) -> PatchSet:
+def _opened(config: TrainConfig, source: Source, *, labelled: bool = True) -> PatchSet:
     content = config.model_dump(mode="json")
     content["data"]["train"] = [source]
     changed = config_from(content)
-    return PatchSet.open(changed.data.train, changed)
+    return PatchSet.open(changed.data.train, changed, labelled=labelled)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from tests.engine.runs import folder_in_memory
 from tests.output.making import finished, make_spec
+from wsi_seg.annotation import open_annotation
 from wsi_seg.card import named_classes
 from wsi_seg.errors import AnnotationError, EvaluationError
 from wsi_seg.evaluate import evaluation as evaluation_module
@@ -165,7 +166,7 @@ class TestFiles:
         assert (opened.mpp, opened.classes) == (None, ())
 
     def test_polygons(self, tmp_path: Path) -> None:
-        # level-0 px (x, y), counted from the corner of the scanned bounds, which is the canvas' corner
+        # level-0 px (x, y), counted from the corner of the scanned bounds, one px of the canvas below its corner
         ring = [[40, 20], [140, 20], [140, 80], [40, 80], [40, 20]]
         feature = {
             "type": "Feature",
@@ -174,8 +175,8 @@ class TestFiles:
         }
         (tmp_path / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
         labels = np.zeros((100, 200), np.uint8)
-        labels[10:40, 20:70] = 1
-        frame = Frame(Mpp(0.25, 0.25), (100.0, 300.0), (2.0, 2.0))
+        labels[11:41, 20:70] = 1
+        frame = Frame(Mpp(0.25, 0.25), (100.0, 300.0), (2.0, 2.0), (600, 900), (102, 300))
         predicted = ArrayMap(labels, Mpp(0.5, 0.5), frame, named_classes(["background", "tumour"]))
         reading = Reading(reference_values={"Tumor": "tumour"}, unannotated="background")
         found = scores_of(predicted, tmp_path / "a.geojson", reading)
@@ -201,12 +202,24 @@ class TestResolutions:
     def test_places_in_the_slide(self) -> None:
         whole = discs(5, (100, 100))
         l0 = Mpp(0.25, 0.25)
-        part = ArrayMap(whole[30:80, 20:90], Mpp(0.5, 0.5), Frame(l0, (60.0, 40.0), (2.0, 2.0)))
-        all_of_it = ArrayMap(whole, Mpp(0.5, 0.5), Frame(l0, (0.0, 0.0), (2.0, 2.0)))
+        part = ArrayMap(whole[30:80, 20:90], Mpp(0.5, 0.5), Frame(l0, (60.0, 40.0), (2.0, 2.0), (200, 240), (60, 40)))
+        all_of_it = ArrayMap(whole, Mpp(0.5, 0.5), Frame(l0, (0.0, 0.0), (2.0, 2.0), (200, 240), (60, 40)))
         assert scores_of(part, all_of_it).pooled["dice"][-1].value == 1.0
         inside = scores_of(all_of_it, part)
         assert inside.pooled["dice"][-1].value == 1.0
         assert inside.slides[0].n_ignored == 100 * 100 - 50 * 70
+
+    @pytest.mark.parametrize("per_px", [1, 2, 4])
+    def test_a_reference_without_a_place_covers_the_slide_as_in_training(self, tmp_path: Path, per_px: int) -> None:
+        l0_labels = np.kron(discs(5, (50, 75)), np.ones((4, 4), np.uint8))
+        frame = Frame(Mpp(0.25, 0.25), (40.0, 60.0), (2.0, 2.0), (200, 300), (40, 60))
+        predicted = ArrayMap(l0_labels[41:140:2, 61:200:2], Mpp(0.5, 0.5), frame)
+        reference = l0_labels[per_px // 2 :: per_px, per_px // 2 :: per_px]
+        assert scores_of(predicted, reference).pooled["dice"][-1].value == 1.0
+        Image.fromarray(reference).save(tmp_path / "r.png")
+        trained_on = open_annotation(tmp_path / "r.png", ["a", "b"], {}, l0_size=(200, 300))
+        assert np.array_equal(trained_on.read_labels(Box(0, 0, 50, 70), (2.0, 2.0), (40.0, 60.0)), predicted.values)
+        assert scores_of(predicted, predicted.values).pooled["dice"][-1].value == 1.0  # it has no slide's shape
 
     def test_a_much_finer_reference_is_read_in_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from wsi_seg.evaluate import alignment

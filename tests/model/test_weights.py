@@ -81,6 +81,15 @@ def test_a_torchvision_file_fills_the_resnet_encoder(tracked: bool, tmp_path: Pa
         load_weights(fresh, tmp_path / "resnet.pth")
 
 
+def test_a_deeper_resnet_is_not_taken_in_part(tmp_path: Path) -> None:
+    deeper = network(1, architecture="resnet-unet", depth=2, resnet_layers=34)
+    torch.save(deeper.encoder.state_dict(), tmp_path / "resnet34.pth")
+    fresh = network(2, architecture="resnet-unet", depth=2)
+    with pytest.raises(CheckpointError, match=r"more of encoder\.layer1 .*encoder\.layer1\.2\..*taken whole"):
+        load_weights(fresh, tmp_path / "resnet34.pth", part="encoder")
+    assert same(fresh, network(2, architecture="resnet-unet", depth=2))
+
+
 def test_what_does_not_fit_changes_nothing(tmp_path: Path) -> None:
     write_weights(network(1, width=8).state_dict(), tmp_path / "w.safetensors")
     fresh = network(2)

@@ -33,6 +33,8 @@ def make_spec(size: tuple[int, int] = (700, 1100), block: int = 256, **changes: 
         "mpp": Mpp(0.5, 0.52),
         "l0_mpp": Mpp(0.25, 0.26),
         "l0_offset": (100.0, 300.0),
+        "l0_size": (2 * size[0] + 200, 2 * size[1] + 400),
+        "l0_bounds": (101, 300),
         "classes": named_classes(["background", "stroma", "tumour <1 & 2>"]),
         "not_analysed": NA,
         "probabilities": False,

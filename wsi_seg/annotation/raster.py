@@ -102,13 +102,26 @@ def _ratio(stored: LabelMap, l0_size: tuple[int, int] | None) -> tuple[float, fl
     if l0_size is None:
         raise AnnotationError(f"{stored.source} does not say where it lies", remedy="give the size of its slide")
     height, width = stored.array.shape
-    y, x = l0_size[0] / height, l0_size[1] / width
-    # A side that was rounded is off by one px at most; beyond that, it is a picture of something else.
-    if abs(width * y - l0_size[1]) > max(x, y) * 1.5 and abs(height * x - l0_size[0]) > max(x, y) * 1.5:
+    ratio = covering_ratio((height, width), l0_size)
+    if ratio is None:
         raise AnnotationError(
             f"{stored.source} is {height} x {width} px, the slide {l0_size[0]} x {l0_size[1]} (height x width)",
             rule="a label map covers the whole slide, at any scale",
         )
+    return ratio
+
+
+def covering_ratio(size: tuple[int, int], l0_size: tuple[int, int]) -> tuple[float, float] | None:
+    """Level-0 px per px (y, x) of a map (height, width) that covers level 0; None where it has another shape.
+
+    >>> covering_ratio((50, 75), (101, 151)), covering_ratio((50, 75), (100, 100))
+    ((2.0, 2.0), None)
+    """
+    height, width = size
+    y, x = l0_size[0] / height, l0_size[1] / width
+    # A side that was rounded is off by one px at most; beyond that, it is a picture of something else.
+    if abs(width * y - l0_size[1]) > max(x, y) * 1.5 and abs(height * x - l0_size[0]) > max(x, y) * 1.5:
+        return None
     for whole in {round(y), round(x)}:
         if whole and abs(height * whole - l0_size[0]) < whole and abs(width * whole - l0_size[1]) < whole:
             return float(whole), float(whole)

@@ -15,7 +15,7 @@ _FACT = re.compile(r'<M K="([^"]*)">([^<]*)</M>')
 
 
 def result_spec(page: Any) -> dict[str, Any]:
-    """`classes`, `mpp`, `l0_mpp` and `l0_offset`, named and ordered (y, x) as in a result's spec.
+    """`classes`, `mpp`, and all `l0_…`, named and ordered (y, x) as in a result's spec.
 
     `page` is the first page of a TIFF, as tifffile has it; of any file but ours the answer is empty. Raises KeyError,
     ValueError and others where a description is damaged.
@@ -31,6 +31,13 @@ def result_spec(page: Any) -> dict[str, Any]:
             {"name": facts[f"label {value}"], "colour": facts[f"colour {value}"]} for value in sorted(coloured, key=int)
         ],
         "mpp": [1e4 / px_per_cm[1], 1e4 / px_per_cm[0]],
-        "l0_mpp": [float(part) for part in reversed(facts["slide mpp (x, y)"].split(","))],
-        "l0_offset": [float(part) for part in reversed(facts[_ORIGIN].split(","))],
+        "l0_mpp": _numbers(facts["slide mpp (x, y)"]),
+        "l0_offset": _numbers(facts[_ORIGIN]),
+        "l0_size": [round(number) for number in _numbers(facts["slide size (width, height)"])],
+        "l0_bounds": [round(number) for number in _numbers(facts["corner of the scanned bounds (x, y)"])],
     }
+
+
+def _numbers(text: str) -> list[float]:
+    """(y, x) of `x, y`."""
+    return [float(part) for part in reversed(text.split(","))]

@@ -157,6 +157,8 @@ def result_spec(prepared: Prepared) -> ResultSpec:
         mpp=plan.scale.canvas_mpp,
         l0_mpp=plan.slide.l0_mpp,
         l0_offset=plan.scale.l0_offset,
+        l0_size=plan.slide.levels[0].size,
+        l0_bounds=(plan.slide.bounds.y0, plan.slide.bounds.x0),
         classes=plan.card.classes,
         not_analysed=plan.card.not_analysed,
         probabilities=plan.probabilities,

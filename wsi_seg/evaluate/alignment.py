@@ -1,7 +1,8 @@
 """A reference on the grid of its prediction: nearest pixel, whatever the two resolutions and places are.
 
 Owns the arithmetic between the two frames. Where both maps know their place in the slide, that decides; a reference
-that does not is taken to cover the same field of view as the prediction. Annotations are in level-0 px of the slide.
+that does not covers the whole slide, as in training, or the same field of view as a prediction that knows no slide.
+Annotations are in level-0 px of the slide.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.annotation.protocol import Annotation
+from wsi_seg.annotation.raster import covering_ratio
 from wsi_seg.errors import EvaluationError
-from wsi_seg.evaluate.label_map import LabelMap, Values
+from wsi_seg.evaluate.label_map import Frame, LabelMap, Values
 from wsi_seg.geometry import Box
 
 MAX_READ_PX = 1 << 25
@@ -78,6 +80,8 @@ class AlignedAnnotation:
 def align(predicted: LabelMap, reference: LabelMap, name: str) -> AlignedMap:
     """The reference on the prediction's grid; `name` is the slide's, for errors. Raises EvaluationError."""
     here, there = predicted.frame, reference.frame
+    if here is not None and there is None and (per_px := covering_ratio(reference.size, here.l0_size)):
+        there = Frame(here.l0_mpp, (0.0, 0.0), per_px, here.l0_size, here.l0_bounds)
     if here is None or there is None:
         return AlignedMap(reference, _scale_of_sizes(predicted, reference, name), (0.0, 0.0))
     for a, b in ((here.l0_mpp.y, there.l0_mpp.y), (here.l0_mpp.x, there.l0_mpp.x)):

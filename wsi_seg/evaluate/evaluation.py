@@ -197,10 +197,11 @@ def _annotation(pair: Pair, predicted: LabelMap, classes: Sequence[SegmentationC
 
     unannotated = class_index(classes, reading.unannotated) if reading.unannotated else NONE
     names = [entry.name for entry in classes]
-    # a result begins at the corner of the slide's scanned bounds, where QuPath counts from
-    origin = predicted.frame.offset if predicted.frame else (0.0, 0.0)
+    top, left = predicted.frame.l0_bounds if predicted.frame else (0, 0)
     assert isinstance(pair.reference, Path)
-    return open_annotation(pair.reference, names, reading.reference_values, unannotated, l0_origin=origin)
+    return open_annotation(
+        pair.reference, names, reading.reference_values, unannotated, l0_origin=(float(top), float(left))
+    )
 
 
 def _spacing(predicted: LabelMap, pair: Pair, reading: Reading, scoring: Scoring) -> tuple[tuple[float, float], str]:

@@ -32,6 +32,10 @@ class Frame:
     """Corner of the map, level-0 px (y, x)."""
     downsample: tuple[float, float]
     """Level-0 px per px of the map, (y, x)."""
+    l0_size: tuple[int, int]
+    """(height, width) of the slide's level 0."""
+    l0_bounds: tuple[int, int]
+    """Corner of the scanned bounds, level-0 px (y, x), where QuPath counts from."""
 
 
 class LabelMap(Protocol):
@@ -100,7 +104,7 @@ class ResultMap:
         downsample = spec.mpp.y / spec.l0_mpp.y, spec.mpp.x / spec.l0_mpp.x
         self.size: tuple[int, int] = spec.layout.size
         self.mpp: Mpp | None = spec.mpp
-        self.frame: Frame | None = Frame(spec.l0_mpp, spec.l0_offset, downsample)
+        self.frame: Frame | None = Frame(spec.l0_mpp, spec.l0_offset, downsample, spec.l0_size, spec.l0_bounds)
         self.classes: tuple[SegmentationClass, ...] = spec.classes
         self.not_analysed: int | None = spec.not_analysed
 
@@ -125,8 +129,9 @@ class TiffMap:
         self.frame: Frame | None = None
         if spec:
             (y, x), (y_um, x_um) = spec["mpp"], spec["l0_mpp"]
-            l0_y, l0_x = spec["l0_offset"]
-            self.frame = Frame(Mpp(y_um, x_um), (l0_y, l0_x), (y / y_um, x / x_um))
+            (l0_y, l0_x), (height, width), (top, left) = spec["l0_offset"], spec["l0_size"], spec["l0_bounds"]
+            downsample = y / y_um, x / x_um
+            self.frame = Frame(Mpp(y_um, x_um), (l0_y, l0_x), downsample, (height, width), (top, left))
 
     def read(self, box: Box) -> Values:
         """Values of a box inside the map. Raises EvaluationError."""

@@ -56,8 +56,11 @@ def load_weights(network: Network, path: Path, part: Literal["all", "encoder"] =
     }
     left_out = tuple(name for name in wanted if name not in fitting)
     _check_fit(network, path, part, found, left_out)
+    unused = tuple(sorted(set(found) - set(wanted)))
+    if part == "encoder":
+        unused = tuple(name for name in unused if name.startswith(ENCODER))
+        _check_stages(path, unused, {_stage(name) for name in wanted})
     network.load_state_dict(fitting, strict=False)
-    unused = () if part == "encoder" else tuple(sorted(set(found) - set(wanted)))
     return Loaded(tuple(fitting), left_out, unused)
 
 
@@ -87,6 +90,22 @@ def write_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
     path.write_bytes(
         safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
     )
+
+
+def _check_stages(path: Path, unused: tuple[str, ...], stages: set[str]) -> None:
+    """A shallower network takes the first stages of an encoder, but none of them in part."""
+    cut = [name for name in unused if _stage(name) in stages]
+    if cut:
+        raise CheckpointError(
+            f"{path} holds more of {_stage(cut[0])} than this network has: {cut[0]} ({len(cut)} tensors in all)",
+            rule="a stage of an encoder is taken whole",
+            remedy="choose the variant that the weights were trained in",
+        )
+
+
+def _stage(name: str) -> str:
+    """`encoder.layer1` of `encoder.layer1.0.conv1.weight`."""
+    return ".".join(name.split(".")[:2])
 
 
 def _first_line(error: Exception) -> str:

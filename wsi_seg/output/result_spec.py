@@ -50,6 +50,10 @@ class ResultSpec:
     """Of a level-0 pixel of the slide."""
     l0_offset: tuple[float, float]
     """Corner of the canvas in the slide, level-0 px (y, x)."""
+    l0_size: tuple[int, int]
+    """(height, width) of the slide's level 0."""
+    l0_bounds: tuple[int, int]
+    """Corner of the scanned bounds, level-0 px (y, x); the canvas begins at the nearest px of the level read."""
     classes: tuple[SegmentationClass, ...]
     not_analysed: int
     """Label of a pixel that was not analysed: 255, or 65535 where there are more than 255 classes."""
@@ -118,6 +122,8 @@ class ResultSpec:
             "mpp": [self.mpp.y, self.mpp.x],
             "l0_mpp": [self.l0_mpp.y, self.l0_mpp.x],
             "l0_offset": list(self.l0_offset),
+            "l0_size": list(self.l0_size),
+            "l0_bounds": list(self.l0_bounds),
             "classes": [{"name": entry.name, "colour": entry.colour} for entry in self.classes],
             "not_analysed": self.not_analysed,
             "probabilities": self.probabilities,
@@ -135,6 +141,8 @@ class ResultSpec:
                 mpp=Mpp(*content["mpp"]),
                 l0_mpp=Mpp(*content["l0_mpp"]),
                 l0_offset=_pair(content["l0_offset"]),
+                l0_size=_pair(content["l0_size"]),
+                l0_bounds=_pair(content["l0_bounds"]),
                 classes=tuple(SegmentationClass(entry["name"], entry["colour"]) for entry in content["classes"]),
                 not_analysed=content["not_analysed"],
                 probabilities=content["probabilities"],

@@ -127,6 +127,8 @@ def _facts(spec: ResultSpec) -> dict[str, str]:
     facts[f"label {spec.not_analysed}"] = NOT_ANALYSED
     facts["slide mpp (x, y)"] = f"{spec.l0_mpp.x:.9g}, {spec.l0_mpp.y:.9g}"
     facts["origin in slide level-0 px (x, y)"] = f"{spec.l0_offset[1]:.9g}, {spec.l0_offset[0]:.9g}"
+    facts["slide size (width, height)"] = f"{spec.l0_size[1]}, {spec.l0_size[0]}"
+    facts["corner of the scanned bounds (x, y)"] = f"{spec.l0_bounds[1]}, {spec.l0_bounds[0]}"
     return facts
 
 
