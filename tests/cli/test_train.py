@@ -63,7 +63,7 @@ def test_a_trained_folder_is_a_model(wsi_seg: Program, config: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("epoch=3", "epoch: Extra inputs are not permitted"),
+        ("epoch=3", "epoch: there is no such key; did you mean epochs"),
         ("patch_size=33", "use 32 or 34"),
         ("tile_size=65", "use 64 or 66"),
         ("model.width", "key=value"),

@@ -29,6 +29,14 @@ def test_a_change_reaches_into_a_section_that_is_empty(tmp_path: Path) -> None:
     [
         ("name.x=1", "name is a value, not a section"),
         ("data.train.².mpp=1", "must be a number below 1"),
+        ("model.widht=8", r"model\.widht: there is no such key; did you mean model\.width\?"),
+        (
+            "data.train.0.lables=x",
+            r"data\.train\.0\.lables: there is no such key; did you mean data\.train\[\]\.labels\?",
+        ),
+        ("epochs=two", r"epochs: must be a valid integer \(given: 'two'\); `wsi-seg train --keys`"),
+        ("data.train.0={labels: l}", r"data\.train\.0: give `images`"),
+        ("data.train.0={slide: s.svs, images: i}", r"0\.images: .* in a source with `slide`; images are a source of"),
         (f"classes={[str(i) for i in range(256)]}", "at most 255 items"),
     ],
 )

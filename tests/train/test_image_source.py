@@ -58,7 +58,7 @@ def test_cases_by_pattern(image_folder, config_of):
     folder = image_folder([(20, 20)] * 4)
     source = {"images": folder / "images", "labels": folder / "labels"}
     assert [f.case for f in opened(config_of({**source, "case_pattern": r"^p(\d)_"}))] == ["0", "0", "1", "1"]
-    with pytest.raises(ConfigError, match="finds no case in 'p0_0'"):
+    with pytest.raises(ConfigError, match="finds no case in p0_0"):
         opened(config_of({**source, "case_pattern": "^q(.)"}))
     with pytest.raises(ConfigError, match="case_pattern"):
         opened(config_of({**source, "case_pattern": "p"}))
@@ -103,12 +103,12 @@ def test_what_is_missing_is_told(image_folder, config_of, tmp_path):
     with pytest.raises(ConfigError, match="is not a folder"):
         opened(config_of({"images": tmp_path / "no"}))
     (folder / "labels" / "p0_0.png").rename(folder / "labels" / "q.png")
-    with pytest.raises(ConfigError, match="no label image of that stem"):
+    with pytest.raises(ConfigError, match=r"no label image in .*\(1 of 1 have none\)"):
         opened(config_of({"images": folder / "images", "labels": folder / "labels"}))
     save(folder / "images" / "p0_0.bmp", GREY)
     with pytest.raises(ConfigError, match="one stem"):
         opened(config_of({"images": folder / "images"}), labelled=False)
-    with pytest.raises(ConfigError, match="value 3"):
+    with pytest.raises(ConfigError, match=r"`value: 3` of .*1 … 2 \(background, stroma, tumour\)"):
         opened(config_of({"images": folder / "labels", "labels": folder / "labels", "encoding": "binary", "value": 3}))
 
 
@@ -117,6 +117,9 @@ def test_encodings(tmp_path):
     assert labels_of(tmp_path, stored).tolist() == [[0, 1, 2, 255]]
     grey = np.array([[0, 127, 128, 255]], np.uint8)
     assert labels_of(tmp_path, grey, encoding="binary", value=2).tolist() == [[0, 0, 2, 2]]
+    with pytest.raises(AnnotationError, match=r"largest value in .*l\.png is 2.*128 and above.*encoding: classes"):
+        labels_of(tmp_path, np.array([[0, 2]], np.uint8), encoding="binary")
+    assert labels_of(tmp_path, np.zeros((1, 2), np.uint8), encoding="binary").tolist() == [[0, 0]]
     numbers = np.array([[0, 7, 300, 65535]], np.uint16)
     assert labels_of(tmp_path, numbers, encoding="instances").tolist() == [[0, 1, 1, 1]]
     assert labels_of(tmp_path, stored > 0, encoding="binary").tolist() == [[0, 1, 1, 1]]

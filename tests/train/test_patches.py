@@ -294,7 +294,7 @@ def test_real_pairs(shared, config_of):
         "mpp": 0.25,
         "case_pattern": "(0[1-3])$",
     }
-    with pytest.raises(ConfigError, match="finds no case in 'human_spleen_04'"):
+    with pytest.raises(ConfigError, match="finds no case in human_spleen_04"):
         PatchSet.open(config_of(source).data.train, config_of(source))
     config = config_of({**source, "case_pattern": None}, classes=["background", "nuclei"], border=1)
     patches = PatchSet.open(config.data.train, config)

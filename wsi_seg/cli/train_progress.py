@@ -53,6 +53,8 @@ class _Teller:
         self._line(f"training:   {event.train}")
         self._line(f"validation: {event.validation}")
         resumed = f", resuming after epoch {event.epoch}" if event.epoch else ""
+        if event.epoch == event.n_epochs:
+            resumed = ", all done before: only card and program are written anew"
         self._line(f"{event.n_parameters:,} parameters, {event.n_epochs} epochs of {event.n_steps} steps{resumed}")
         done, total = event.epoch * event.n_steps, event.n_epochs * event.n_steps
         self._task = self._bar.add_task("steps", total=total, completed=done, facts="")

@@ -5,6 +5,7 @@ Owns the YAML form and its validation; `describe_keys` prints what is written he
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,7 +78,9 @@ class SlideSource(Section):
     mpp: Positive | None = Field(
         None, description="µm per px of level 0 where the slide does not say, or says it wrong"
     )
-    names: dict[str, str] = Field(default_factory=dict, description="annotation class name -> name in `classes`")
+    names: dict[str, str] = Field(
+        default_factory=dict, description="annotation class name -> name in `classes`, or `ignore`"
+    )
     unannotated: str | None = Field(
         None, description="class of tissue outside every polygon; absent: ignored in loss and scores"
     )
@@ -334,7 +337,7 @@ def read_config(path: Path, changes: list[str] | None = None) -> TrainConfig:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        raise ConfigError(f"cannot read {path}: {error.strerror}", remedy="check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):
@@ -452,9 +455,22 @@ def _problems(error: ValidationError) -> str:
         # What follows a number and names a form of a source is pydantic's, not a key of the file.
         parts = [p for p, before in zip(item["loc"], ("", *item["loc"]), strict=False) if not _is_form(p, before)]
         key = ".".join(str(part) for part in parts)
-        given = "" if item["type"] == "missing" else f" (given: {item['input']!r:.80})"
-        lines.append(f"{key or 'configuration'}: {item['msg']}{given}")
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{key}: there is no such key{_hint(parts, in_slide='slide' in item['loc'])}")
+            continue
+        given = "" if item["type"] in ("missing", "value_error") else f" (given: {item['input']!r:.80})"
+        words = item["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
+        lines.append(f"{key or 'configuration'}: {words.replace('Input should be', 'must be')}{given}")
     return "; ".join(dict.fromkeys(lines))
+
+
+def _hint(parts: list[int | str], *, in_slide: bool) -> str:
+    """What was probably meant by a key that is not there."""
+    if in_slide and parts[-1] in ImageSource.model_fields:
+        return " in a source with `slide`; images are a source of their own"
+    asked = ".".join("[]" if isinstance(part, int) else part for part in parts).replace(".[]", "[]")
+    close = difflib.get_close_matches(asked, [key for key, _, _ in describe_keys()], 1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _is_form(part: int | str, before: int | str) -> bool:

@@ -29,6 +29,8 @@ CACHE_BYTES = 2 << 30
 """Decoded pixels and labels that are kept; what does not fit is decoded every time."""
 _FOREGROUND = 128
 """`binary` label images: this grey value and above is the foreground."""
+_LIKELY_INDEX = 15
+"""A label image whose largest value is no larger holds class indices, not grey values."""
 
 
 class PixelCache:
@@ -134,7 +136,9 @@ def open_images(source: ImageSource, config: TrainConfig, cache: PixelCache, *, 
     if not entries:
         chosen = f" where {source.where}" if source.where else ""
         raise ConfigError(
-            f"{source.table or source.images} names no image{chosen}", remedy="check the path and `where`"
+            f"{source.table} names no image{chosen}" if source.table else f"there is no image in {source.images}",
+            rule=f"images end in {', '.join(sorted(SUFFIXES))}",
+            remedy="check the path" + " and `where`" * bool(source.where),
         )
     if labelled and (bare := next((entry for entry in entries if entry.label is None), None)):
         raise ConfigError(
@@ -190,6 +194,12 @@ def _encoded(stored: NDArray[Any], entry: Entry, reading: Reading) -> NDArray[np
     """Class indices of a label image as stored."""
     if reading.encoding == "binary":
         foreground = stored if stored.dtype == np.bool_ else stored >= _FOREGROUND
+        if 0 < stored.max(initial=0) <= _LIKELY_INDEX and stored.dtype != np.bool_:
+            raise AnnotationError(
+                f"the largest value in {entry.label} is {stored.max()}",
+                rule=f"`encoding: binary` takes px of {_FOREGROUND} and above for the foreground",
+                remedy="set `encoding: classes` where px are class indices",
+            )
         return np.where(foreground, entry.value, 0).astype(np.uint8)
     if reading.encoding == "instances":
         return np.where(carve_borders(stored, reading.border), entry.value, 0).astype(np.uint8)
@@ -276,7 +286,12 @@ def _rows(source: ImageSource) -> Iterator[tuple[Path, Path | None, dict[str, st
     attributes = _attributes(rows, images, source) if source.table is not None else {stem: {} for stem in images}
     for stem, row in attributes.items():
         if labels is not None and stem not in labels:
-            raise ConfigError(f"{images[stem]} has no label image of that stem in {source.labels}")
+            n_bare = sum(other not in labels for other in attributes)
+            raise ConfigError(
+                f"{images[stem]} has no label image in {source.labels} ({n_bare} of {len(attributes)} have none)",
+                rule="a label image has the stem of its image",
+                remedy="label the image, or take it out of the folder or the table",
+            )
         yield images[stem], labels[stem] if labels is not None else None, row
 
 
@@ -329,7 +344,10 @@ def _case(source: ImageSource, image: Path) -> str:
     except (re.error, IndexError) as error:
         raise ConfigError(f"case_pattern {source.case_pattern!r}: {error}", rule="one group in brackets") from error
     if not case:
-        raise ConfigError(f"case_pattern {source.case_pattern!r} finds no case in {image.stem!r}")
+        raise ConfigError(
+            f"case_pattern {source.case_pattern} finds no case in {image.stem}",
+            rule="it is searched in every file stem; its group is the case",
+        )
     return case
 
 
@@ -337,11 +355,14 @@ def _value(source: ImageSource, row: dict[str, str], classes: list[str]) -> int:
     """Class index of the foreground."""
     if source.value_column is None:
         if source.value >= len(classes) and source.encoding != "classes":
-            raise ConfigError(f"value {source.value}", rule=f"classes are 0 … {len(classes) - 1}")
+            raise ConfigError(
+                f"`value: {source.value}` of {source.table or source.images}",
+                rule=f"the index of a class, 1 … {len(classes) - 1} ({', '.join(classes)})",
+            )
         return source.value
     named = row.get(source.value_column)
     if named not in classes:
         raise ConfigError(
-            f"{source.table} says {named!r} in column {source.value_column!r}", rule=f"classes are {classes}"
+            f"{source.table} says {named!r} in column {source.value_column!r}", rule=f"classes are {', '.join(classes)}"
         )
     return classes.index(named)

@@ -139,4 +139,5 @@ def _closing(batches: Any) -> Any:
 def _told(patches: PatchSet) -> str:
     facts = patches.describe()
     px = ", ".join(f"{name} {count / 1e6:.1f}" for name, count in facts["labelled_px"].items())
-    return f"{facts['fields']} fields of {facts['cases']} cases; Mpx labelled: {px}"
+    counts = (f"{n} {word}{'s' * (n != 1)}" for word, n in (("field", facts["fields"]), ("case", facts["cases"])))
+    return f"{' of '.join(counts)}; Mpx labelled: {px}"

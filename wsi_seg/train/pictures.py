@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from wsi_seg.annotation.protocol import IGNORE
 from wsi_seg.card import SegmentationClass
 from wsi_seg.output.durable import write_durably
 
 LARGEST_SIDE = 320
-"""Fields of view are cut to this many px per side."""
+"""Fields of view are cut to this many px per side, around what is not of the first class."""
 _GAP = 6
 _OPACITY = 0.5
 
@@ -36,10 +37,27 @@ def write_predictions(path: Path, fields: Sequence[Field], classes: Sequence[Seg
 
 
 def _row(field: Field, classes: Sequence[SegmentationClass]) -> NDArray[np.uint8]:
-    image, reference, prediction = (part[:LARGEST_SIDE, :LARGEST_SIDE] for part in field)
+    window = _window(field[1])
+    image, reference, prediction = (part[window] for part in field)
     parts = [image, _painted(image, reference, classes), _painted(image, prediction, classes)]
     gap = np.full((image.shape[0], _GAP, 3), 255, np.uint8)
     return np.concatenate([parts[0], gap, parts[1], gap, parts[2]], axis=1)
+
+
+def _window(reference: NDArray[np.uint8]) -> tuple[slice, slice]:
+    """Where to look: within the labelled part, so that no margin of context looks like missing labels."""
+    labelled = reference != IGNORE
+    shown = labelled & (reference > 0)
+    window = []
+    for axis in (0, 1):
+        across = 1 - axis
+        places = np.flatnonzero(labelled.any(axis=across))
+        start, stop = (int(places[0]), int(places[-1]) + 1) if places.size else (0, reference.shape[axis])
+        weights = shown.sum(axis=across)
+        middle = int(np.average(np.arange(weights.size), weights=weights)) if weights.any() else (start + stop) // 2
+        start = max(start, min(middle - LARGEST_SIDE // 2, stop - LARGEST_SIDE))
+        window.append(slice(start, min(stop, start + LARGEST_SIDE)))
+    return window[0], window[1]
 
 
 def _painted(

@@ -46,6 +46,8 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other runs out while the `with` lasts. Raises OutputExistsError, WriteError."""
+        if self.path.exists() and not self.path.is_dir():
+            raise OutputExistsError(f"{self.path} is a file", rule="a run is a folder", remedy="give another --out")
         with mapped_errors(self.path, 0):
             self.path.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)

@@ -162,7 +162,9 @@ def _undrawn(source: SlideSource, classes: list[str]) -> tuple[int, int]:
     glass = source.unannotated if source.glass is None else source.glass
     for key, name in (("unannotated", source.unannotated), ("glass", glass)):
         if name not in labels:
-            raise ConfigError(f"{key} {name!r} of {source.slide}", rule=f"classes are {classes}, or `ignore`")
+            raise ConfigError(
+                f"{key} {name!r} of {source.slide}", rule=f"classes are {', '.join(classes)}, or `ignore`"
+            )
     if len(classes) > _UNDRAWN and source.unannotated is not None:
         raise ConfigError(f"unannotated, with {len(classes)} classes", rule=f"at most {_UNDRAWN} classes then")
     return labels[source.unannotated], labels[glass]

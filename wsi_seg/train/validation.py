@@ -28,15 +28,18 @@ Fields = Iterable[tuple[str, Tensor, Tensor]]
 def validate(
     network: Network, fields: Fields, loss: Loss, normalise: Normalise, between: Callable[[], None]
 ) -> tuple[Scores, list[Field]]:
-    """Scores, and at most `N_PICTURES` fields with their prediction; `between` is called after every field."""
+    """Scores, and at most `N_PICTURES` fields with their prediction; `between` is called after every field.
+
+    Fields that hold more than the first class are shown first.
+    """
     device = next(network.parameters()).device
     matrix = torch.zeros(network.n_classes, network.n_classes, dtype=torch.int64)
     total, n_px = 0.0, 0
-    pictures, every = list[Field](), 1
+    telling, plain = _Gallery(), _Gallery()
     training = network.training
     network.eval()
     try:
-        for number, (_, images, labels) in enumerate(fields):
+        for _, images, labels in fields:
             with torch.inference_mode():
                 logits = network(normalise(images.to(device).float() / 255))
                 reference = labels.to(device)
@@ -44,19 +47,35 @@ def validate(
                 matrix += confusion(predicted, reference, network.n_classes).cpu()
                 known = int((reference != IGNORE).sum())
                 total, n_px = total + float(loss(logits, reference)) * known, n_px + known
-            if number % every == 0:
-                pictures.append((_plain(images[0].permute(1, 2, 0)), _plain(labels[0]), _plain(predicted[0])))
-            if len(pictures) == 2 * N_PICTURES:  # thin them out: in the end they are spread over the whole set
-                pictures, every = pictures[::2], 2 * every
+            field = _plain(images[0].permute(1, 2, 0)), _plain(labels[0]), _plain(predicted[0])
+            has_others = bool(((labels > 0) & (labels != IGNORE)).any())
+            (telling if has_others else plain).offer(field)
             between()
     finally:
         network.train(training)
-    return scores_of(matrix, total / max(1, n_px)), _spread(pictures)
+    pictures = telling.spread(N_PICTURES)
+    return scores_of(matrix, total / max(1, n_px)), pictures + plain.spread(N_PICTURES - len(pictures))
 
 
-def _spread(pictures: list[Field]) -> list[Field]:
-    n = min(len(pictures), N_PICTURES)
-    return [pictures[index * len(pictures) // n] for index in range(n)]
+class _Gallery:
+    """Some of the fields that are offered, spread over all of them, however many there will be."""
+
+    def __init__(self) -> None:
+        self._fields = list[Field]()
+        self._every, self._offered = 1, 0
+
+    def offer(self, field: Field) -> None:
+        """Keep a field, or not."""
+        if self._offered % self._every == 0:
+            self._fields.append(field)
+        self._offered += 1
+        if len(self._fields) == 2 * N_PICTURES:
+            self._fields, self._every = self._fields[::2], 2 * self._every
+
+    def spread(self, at_most: int) -> list[Field]:
+        """`at_most` of the fields kept."""
+        n = min(len(self._fields), at_most)
+        return [self._fields[index * len(self._fields) // n] for index in range(n)]
 
 
 def _plain(tensor: Tensor) -> NDArray[np.uint8]:
