@@ -110,7 +110,7 @@ def semi(lab: Lab) -> list[Row]:
     """
     rows, n = [], lab.setting.n_few_seeds
     colours = {"stain": 0.25, "brightness": 0.1, "contrast": 0.3, "gamma": [0.7, 1.4], "blur": 1.0, "noise": 0.03}
-    for percent, method in ((5, "consistency"), (10, "consistency"), (25, "consistency"), (10, "mean teacher")):
+    for percent, method in ((5, "consistency"), (10, "consistency"), (10, "mean teacher"), (25, "consistency")):
         labelled, rest = lab.datasets.share(percent)
         few_labels = {"train": [labelled], "patches_per_epoch": lab.setting.few_patches}
         data = {"data": few_labels, "augment": colours}
