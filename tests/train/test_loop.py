@@ -19,7 +19,6 @@ from torch import Tensor
 
 from tests.engine.runs import folder_in_memory
 from tests.train.discs import disc_config, write_discs
-from wsi_seg.card import named_classes
 from wsi_seg.errors import ConfigError
 from wsi_seg.model.weights import read_weights
 from wsi_seg.train import loop
@@ -32,7 +31,6 @@ from wsi_seg.train.learner import Learner
 from wsi_seg.train.losses import make_loss
 from wsi_seg.train.material import open_supply
 from wsi_seg.train.objective import Moment, Objective
-from wsi_seg.train.pictures import write_predictions
 from wsi_seg.train.schedule import learning_rate
 from wsi_seg.train.score import Scores, confusion, scores_of
 from wsi_seg.train.trained import make_network, read_trained
@@ -308,18 +306,6 @@ def test_scores_equal_counting(seed: int, n_classes: int) -> None:
         assert scores.dice[index] == pytest.approx(2 * both / (p.sum() + r.sum()))
         assert scores.iou[index] == pytest.approx(both / either)
     assert scores.n_px == known.sum()
-
-
-def test_pictures_show_classes_in_their_colours(tmp_path: Path) -> None:
-    image = np.full((20, 30, 3), 100, np.uint8)
-    labels = np.zeros((20, 30), np.uint8)
-    labels[:, 10:20], labels[:, 20:] = 1, 255
-    write_predictions(tmp_path / "p.png", [(image, labels, labels)], named_classes(["a", "b=#ff0000"]))
-    picture = np.asarray(Image.open(tmp_path / "p.png"))
-    reference = picture[:20, 36:66]
-    assert (reference[:, :10] == 100).all()
-    assert (reference[:, 10:20] == (178, 50, 50)).all()
-    assert (reference[:, 20:] > 220).all()
 
 
 def test_configurations_are_compared_by_nested_key(discs: Path) -> None:

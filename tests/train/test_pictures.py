@@ -21,6 +21,15 @@ def drawn(path: Path, reference: np.ndarray, prediction: np.ndarray | None = Non
     return np.asarray(Image.open(path))
 
 
+def test_classes_have_their_colours(tmp_path: Path) -> None:
+    labels = np.zeros((20, 30), np.uint8)
+    labels[:, 10:20], labels[:, 20:] = 255, 1
+    reference = drawn(tmp_path / "p.png", labels)[:20, 30 + GAP : 60 + GAP]
+    assert (reference[:, :10] == 100).all()
+    assert (reference[:, 10:20] > 220).all()
+    assert (reference[:, 20:] == (178, 50, 50)).all()
+
+
 def test_a_margin_without_labels_is_not_shown(tmp_path: Path) -> None:
     reference = np.full((90, 80), 255, np.uint8)
     reference[20:70, 10:50] = 0
