@@ -220,6 +220,8 @@ class TestResolutions:
         trained_on = open_annotation(tmp_path / "r.png", ["a", "b"], {}, l0_size=(200, 300))
         assert np.array_equal(trained_on.read_labels(Box(0, 0, 50, 70), (2.0, 2.0), (40.0, 60.0)), predicted.values)
         assert scores_of(predicted, predicted.values).pooled["dice"][-1].value == 1.0  # it has no slide's shape
+        with pytest.raises(EvaluationError, match=r"a slide of 0\.25 um/px, the reference of one of 0\.5"):
+            scores_of(predicted, ArrayMap(reference, Mpp(0.5 * per_px, 0.5 * per_px)))
 
     def test_a_much_finer_reference_is_read_in_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from wsi_seg.evaluate import alignment

@@ -16,7 +16,7 @@ from wsi_seg.annotation.protocol import Annotation
 from wsi_seg.annotation.raster import covering_ratio
 from wsi_seg.errors import EvaluationError
 from wsi_seg.evaluate.label_map import Frame, LabelMap, Values
-from wsi_seg.geometry import Box
+from wsi_seg.geometry import Box, Mpp
 
 MAX_READ_PX = 1 << 25
 """Largest box read from a reference that is finer than the prediction; more is read in parts."""
@@ -81,7 +81,9 @@ def align(predicted: LabelMap, reference: LabelMap, name: str) -> AlignedMap:
     """The reference on the prediction's grid; `name` is the slide's, for errors. Raises EvaluationError."""
     here, there = predicted.frame, reference.frame
     if here is not None and there is None and (per_px := covering_ratio(reference.size, here.l0_size)):
-        there = Frame(here.l0_mpp, (0.0, 0.0), per_px, here.l0_size, here.l0_bounds)
+        stated = reference.mpp
+        l0_mpp = Mpp(stated.y / per_px[0], stated.x / per_px[1]) if stated else here.l0_mpp
+        there = Frame(l0_mpp, (0.0, 0.0), per_px, here.l0_size, here.l0_bounds)
     if here is None or there is None:
         return AlignedMap(reference, _scale_of_sizes(predicted, reference, name), (0.0, 0.0))
     for a, b in ((here.l0_mpp.y, there.l0_mpp.y), (here.l0_mpp.x, there.l0_mpp.x)):

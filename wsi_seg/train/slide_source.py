@@ -158,15 +158,15 @@ def open_field(source: SlideSource, config: TrainConfig, *, labelled: bool) -> S
 
 def _undrawn(source: SlideSource, classes: list[str]) -> tuple[int, int]:
     """Labels of tissue and of glass that no polygon covers. Raises ConfigError."""
-    labels = {name: index for index, name in enumerate(classes)} | {"ignore": IGNORE, None: IGNORE}
+    labels = {"ignore": IGNORE, None: IGNORE} | {name: index for index, name in enumerate(classes)}
     glass = source.unannotated if source.glass is None else source.glass
     for key, name in (("unannotated", source.unannotated), ("glass", glass)):
         if name not in labels:
             raise ConfigError(
                 f"{key} {name!r} of {source.slide}", rule=f"classes are {', '.join(classes)}, or `ignore`"
             )
-    if len(classes) > _UNDRAWN and source.unannotated is not None:
-        raise ConfigError(f"unannotated, with {len(classes)} classes", rule=f"at most {_UNDRAWN} classes then")
+    if len(classes) > _UNDRAWN and (source.unannotated, glass) != (None, None):
+        raise ConfigError(f"`unannotated` or `glass`, with {len(classes)} classes", rule=f"at most {_UNDRAWN} then")
     return labels[source.unannotated], labels[glass]
 
 
