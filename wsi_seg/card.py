@@ -22,6 +22,9 @@ METADATA_KEY = "wsi_seg.card"
 ACTIVATIONS = ("probabilities", "softmax", "sigmoid")
 """What is still to be applied to the program's output: nothing, a softmax over classes, or a sigmoid."""
 
+STORED_PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+"""What weights are stored in; `int8` with Q/DQ nodes."""
+
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 _PALETTE = ("#d9d9d9", "#e41a1c", "#377eb8", "#4daf4a", "#984ea3", "#ff7f00", "#ffd92f", "#a65628", "#f781bf")
 
@@ -79,7 +82,9 @@ class ModelCard:
     background: tuple[int, int, int] = (255, 255, 255)
     """RGB that pads beyond the slide, as in training."""
     precision: str = "fp32"
-    """Precision of the stored weights."""
+    """Precision of the stored weights, one of `STORED_PRECISIONS`."""
+    derived_from: str = ""
+    """SHA-256 of the fp32 program that a program of lower precision was made from; empty: it is an original."""
     licence: str = ""
     """SPDX identifier, or empty when unknown."""
     training_data: str = ""
@@ -187,6 +192,7 @@ def _problems(card: ModelCard) -> list[str]:
         (card.channels in ("RGB", "BGR"), f"channels {card.channels!r} must be RGB or BGR"),
         (card.layout in ("NCHW", "NHWC"), f"layout {card.layout!r} must be NCHW or NHWC"),
         (card.activation in ACTIVATIONS, f"activation {card.activation!r} must be one of {ACTIVATIONS}"),
+        (card.precision in STORED_PRECISIONS, f"precision {card.precision!r} must be one of {STORED_PRECISIONS}"),
         (0 < card.threshold < 1, f"threshold {card.threshold} must lie between 0 and 1"),
         (len(card.mean) == 3 and len(card.std) == 3, "mean and std have three values"),
         (all(value > 0 and isfinite(value) for value in card.std), f"std {card.std} must be above 0"),

@@ -11,7 +11,8 @@
     ├── ModelError
     │   ├── ModelLoadError    (OSError)            the program cannot be loaded or its runtime is missing
     │   ├── CardError         (ValueError)         the model contract is incomplete or contradicts itself
-    │   └── PredictorError    (RuntimeError)       a prediction failed or has the wrong shape
+    │   ├── PredictorError    (RuntimeError)       a prediction failed or has the wrong shape
+    │   └── ParityError       (ValueError)         an export does not give the labels of its original
     ├── PlanError         (ValueError)
     │   ├── GridError                              tile, overlap or block do not fit each other
     │   ├── RoiError                               region of interest unreadable or off the slide
@@ -94,6 +95,10 @@ class CardError(ModelError, ValueError):
 
 class PredictorError(ModelError, RuntimeError):
     """A prediction failed or has the wrong shape or range."""
+
+
+class ParityError(ModelError, ValueError):
+    """A program does not give the labels of the one it was made from."""
 
 
 class PlanError(WsiSegError, ValueError):

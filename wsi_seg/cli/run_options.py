@@ -55,13 +55,26 @@ def parse_pixels(text: str | None, option: str) -> int | None:
     return int(text)
 
 
+def card_fields(
+    *, classes: str | None = None, mean: str | None = None, std: str | None = None, **others: Any
+) -> dict[str, Any]:
+    """Fields of a card from the options that are given."""
+    given = {
+        "classes": None if classes is None else named_classes(classes.split(",")),
+        "mean": None if mean is None else _triple(mean, "--mean"),
+        "std": None if std is None else _triple(std, "--std"),
+        **others,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def run_options(
     model: Annotated[
         str, typer.Option(help="Built-in name, path of an exported program, folder of a training, or module:factory.")
     ] = DEFAULT_MODEL,
     weights: Annotated[Path | None, typer.Option(help="safetensors file for module:factory.")] = None,
     runtime: Annotated[str, typer.Option(help="auto, onnxruntime, openvino or torch.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")] = "auto",
     model_mpp: Annotated[float | None, typer.Option(help="um per px the model was trained at.")] = None,
     classes: Annotated[str | None, typer.Option(help="Class names in index order: a,b=#ff0000,…")] = None,
     mean: Annotated[
@@ -105,22 +118,14 @@ def run_options(
     ] = False,
 ) -> RunOptions:
     """The value that the options make."""
-    given: dict[str, Any] = {
-        "mpp": model_mpp,
-        "classes": None if classes is None else named_classes(classes.split(",")),
-        "mean": None if mean is None else _triple(mean, "--mean"),
-        "std": None if std is None else _triple(std, "--std"),
-        "activation": activation,
-        "channels": channels,
-        "layout": layout,
-        "output_stride": output_stride,
-        "halo": halo,
-        "threshold": threshold,
-    }
+    given = card_fields(
+        mpp=model_mpp, classes=classes, mean=mean, std=std, activation=activation, channels=channels, layout=layout,
+        output_stride=output_stride, halo=halo, threshold=threshold,
+    )  # fmt: skip
     return RunOptions(
         model=model,
         weights=weights,
-        card={name: value for name, value in given.items() if value is not None},
+        card=given,
         runtime=runtime,
         precision=precision,
         slide_mpp=mpp,

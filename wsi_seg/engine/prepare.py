@@ -31,6 +31,8 @@ THUMBNAIL_SIDE = 2048
 """Longest side of the thumbnail that tissue is looked for in, px."""
 N_PROBE_TILES = 4
 """Real tiles on which the model is measured before the run."""
+MEASURED_FROM_S = 30.0
+"""Seconds of prediction from which runtimes are measured against each other, which takes some seconds."""
 DEFAULT_CPU_BATCH = 1
 """Tiles per batch on a CPU, where each call has one core: more tiles per call save nothing and waste the last batch."""
 
@@ -107,7 +109,7 @@ def _measured(
     slide: Slide, loaded: tuple[ModelSpec, Predictor], options: RunOptions, workers: int, stop: Event | None
 ) -> Prepared:
     """Look at the slide and at what the model does on it, and make the plan."""
-    from wsi_seg.infer import choose_precision, load_predictor, measure_halo, model_sha256
+    from wsi_seg.infer import measure_halo, model_sha256
     from wsi_seg.plan import PlanRequest, ProgramFacts, SlideFacts, choose_scale, choose_tiling, make_plan, read_roi
 
     assert slide.mpp is not None
@@ -119,11 +121,8 @@ def _measured(
     check_stop(stop)
     _refuse_hopeless(predictor, options, workers)
     probes = probe_tiles(slide, scale, thumbnail, options.tile or predictor.card.tile_size)
-    if model.precision == "auto":
-        model, _ = choose_precision(model, probes)
-        if model.precision != predictor.facts.precision:
-            predictor.close()
-            predictor = load_predictor(model)
+    height, width = scale.canvas_size
+    model, predictor, chosen = _chosen(model, predictor, probes, height * width)
     check_stop(stop)
     halo = predictor.card.halo if predictor.card.halo is not None else measure_halo(predictor, probes)
     check_stop(stop)
@@ -142,7 +141,28 @@ def _measured(
     check_stop(stop)
     roi = None if options.roi is None else read_roi(options.roi, slide.bounds)
     plan = make_plan(PlanRequest(facts, predictor.card, program, wishes, thumbnail, roi))
-    return Prepared(slide, predictor, model, replace(plan, notes=(*notes, *plan.notes)), thumbnail)
+    return Prepared(slide, predictor, model, replace(plan, notes=(*notes, *chosen, *plan.notes)), thumbnail)
+
+
+def _chosen(
+    model: ModelSpec, predictor: Predictor, probes: NDArray[np.uint8], n_px: int
+) -> tuple[ModelSpec, Predictor, tuple[str, ...]]:
+    """The spec with its runtime and precision made concrete, its predictor, and what was measured.
+
+    Candidates are measured where the slide's `n_px` take long enough to earn it; else the preferred runtime is taken.
+    """
+    from wsi_seg.infer import choose_program, concrete, load_predictor, throughput
+
+    kept = concrete(model, predictor)
+    if "auto" not in (model.runtime, model.precision):
+        return kept, predictor, ()
+    if n_px / 1e6 < MEASURED_FROM_S * throughput(predictor, probes[:1], model.streams, seconds=0):
+        return kept, predictor, ()
+    choice = choose_program(model, probes)
+    if choice.spec != kept:
+        predictor.close()
+        predictor = load_predictor(choice.spec)
+    return choice.spec, predictor, choice.notes()
 
 
 def _refuse_hopeless(predictor: Predictor, options: RunOptions, workers: int) -> None:

@@ -91,16 +91,24 @@ class Target:
             )
 
     def resuming(self, options: RunOptions) -> RunOptions:
-        """The options with the block size of the half-done result that is there, where none was asked for.
+        """The options with what the half-done result that is there was begun with, where `auto` leaves it open.
 
-        Else a run resumed with other workers or memory would choose another one, and be refused.
+        Else a run resumed with other workers or memory would choose another block, and one resumed where the speeds
+        are others another runtime, and be refused.
         """
+        from wsi_seg.infer.protocol import PRECISIONS, RUNTIMES
         from wsi_seg.output.run_directory import partial_path, stored_identity
 
-        if options.block is not None or options.restart:
+        stored = None if options.restart else stored_identity(partial_path(self.store))
+        if stored is None:
             return options
-        stored = stored_identity(partial_path(self.store))
-        return options if stored is None else replace(options, block=stored.fields["layout"]["block"])
+        program = stored.fields["model"]
+        return replace(
+            options,
+            block=options.block or stored.fields["layout"]["block"],
+            runtime=_begun_with(options.runtime, program["runtime"], RUNTIMES),
+            precision=_begun_with(options.precision, program["precision"], PRECISIONS),
+        )
 
     def commit(self, run: RunDirectory, spec: ResultSpec, prepared: Prepared, work: WorkDone, stop: Event) -> RunReport:
         """Write companions and metadata and give the result its name; a long copy looks at `stop`."""
@@ -146,6 +154,10 @@ class Target:
             publish(copy, self.out)
         run.close()
         shutil.rmtree(run.path, ignore_errors=True)
+
+
+def _begun_with(asked: str, stored: str, known: Sequence[str]) -> str:
+    return stored if asked == "auto" and stored in known else asked
 
 
 def _statuses(receipts: Sequence[Receipt], spec: ResultSpec) -> NDArray[np.uint8]:

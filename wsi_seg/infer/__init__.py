@@ -4,25 +4,33 @@ Everything the engine needs is named here. Importing this package imports no run
 one it needs.
 """
 
+from wsi_seg.infer.choice import Choice, choose_program
 from wsi_seg.infer.loading import load_predictor, read_card
 from wsi_seg.infer.location import builtin_models, model_sha256
-from wsi_seg.infer.parity import Agreement, agreement, choose_precision
+from wsi_seg.infer.measuring import Trial, candidates, concrete, throughput, try_candidate
+from wsi_seg.infer.parity import Agreement, agreement
 from wsi_seg.infer.probing import batch_independent, measure_halo, measure_output_stride
 from wsi_seg.infer.protocol import CardOverrides, ModelSpec, Predictor, RuntimeFacts
 
 __all__ = [
     "Agreement",
     "CardOverrides",
+    "Choice",
     "ModelSpec",
     "Predictor",
     "RuntimeFacts",
+    "Trial",
     "agreement",
     "batch_independent",
     "builtin_models",
-    "choose_precision",
+    "candidates",
+    "choose_program",
+    "concrete",
     "load_predictor",
     "measure_halo",
     "measure_output_stride",
     "model_sha256",
     "read_card",
+    "throughput",
+    "try_candidate",
 ]

@@ -13,7 +13,7 @@ from wsi_seg.card import ModelCard
 from wsi_seg.errors import CardError, ModelLoadError
 from wsi_seg.infer.card_source import FoundCard, check_signature, find_card, fixed_input
 from wsi_seg.infer.constant import constant_parts, is_constant
-from wsi_seg.infer.location import Location, locate, weights_sha256
+from wsi_seg.infer.location import STORED, Location, file_sha256, locate, weights_sha256
 from wsi_seg.infer.predictor import ProgramPredictor, probe
 from wsi_seg.infer.probing import measure_output_stride
 from wsi_seg.infer.protocol import ModelSpec, Predictor, Program, Signature
@@ -80,6 +80,7 @@ def _signature(location: Location, spec: ModelSpec) -> tuple[Any, Signature]:
 
 def _card(location: Location, signature: Signature, spec: ModelSpec) -> FoundCard:
     found = find_card(location.name, signature, Path(spec.weights) if spec.weights else location.path, spec.card)
+    _check_variant(location, found.card, spec)
     promised = found.card.weights_sha256.lower()
     if promised and promised != (actual := weights_sha256(spec)):
         raise ModelLoadError(
@@ -88,6 +89,28 @@ def _card(location: Location, signature: Signature, spec: ModelSpec) -> FoundCar
             remedy="the file is damaged or is another version; fetch it again",
         )
     return found
+
+
+def _check_variant(location: Location, card: ModelCard, spec: ModelSpec) -> None:
+    """Refuse a program that is not stored in the precision asked for, or was made from another original."""
+    if spec.precision in STORED and card.precision != spec.precision:
+        raise ModelLoadError(
+            f"{location.name} in {spec.precision}",
+            rule=f"its program is stored in {card.precision}, and no {spec.precision} program lies beside it",
+            remedy=f"wsi-seg export {location.name} --precision {spec.precision} makes one",
+        )
+    if spec.precision in ("fp32", "bf16") and card.precision in STORED:
+        raise ModelLoadError(
+            f"{location.name} in {spec.precision}",
+            rule=f"its program is stored in {card.precision}",
+            remedy="name the original program, or leave --precision auto",
+        )
+    if location.original is not None and card.derived_from != file_sha256(location.original):
+        raise ModelLoadError(
+            f"{location.path.name} was not made from {location.original.name} as it is now",
+            rule="a program of lower precision belongs to one original",
+            remedy=f"wsi-seg export {location.name} --precision {spec.precision} makes it again",
+        )
 
 
 def _open(runtime: str, location: Location, module: Any, settings: tuple[ModelCard, ModelSpec]) -> Program:

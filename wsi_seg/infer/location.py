@@ -27,6 +27,8 @@ _RUNTIMES = {
 }
 _RUN_PROGRAM = "model.onnx"
 """The program in a folder that `wsi-seg train` leaves."""
+STORED = ("fp16", "int8")
+"""Precisions that are programs of their own."""
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -41,6 +43,8 @@ class Location:
     runtimes: tuple[str, ...]
     name: str
     """For people."""
+    original: Path | None = None
+    """The fp32 program that lies beside this one of lower precision, where that is what was asked for."""
 
 
 def builtin_models() -> dict[str, Path]:
@@ -49,7 +53,7 @@ def builtin_models() -> dict[str, Path]:
     >>> sorted(builtin_models())
     ['he-stain', 'identity', 'nuclei']
     """
-    return {path.stem: path for path in sorted(_BUILTIN.glob("*.onnx"))}
+    return {path.stem: path for path in sorted(_BUILTIN.glob("*.onnx")) if "." not in path.stem}
 
 
 def locate(spec: ModelSpec) -> Location:
@@ -76,6 +80,23 @@ def locate(spec: ModelSpec) -> Location:
     return _with_runtimes(spec, kind, path)
 
 
+def variant_path(program: Path, precision: str) -> Path:
+    """Where the program of a lower precision lies: beside the one in fp32.
+
+    >>> str(variant_path(Path("run/model.onnx"), "int8"))
+    'run/model.int8.onnx'
+    """
+    return program.with_suffix(f".{precision}{program.suffix}")
+
+
+def variants(spec: ModelSpec) -> tuple[str, ...]:
+    """Lower precisions in which the program of a spec lies ready; none for other programs than ONNX files."""
+    location = locate(spec.replaced(precision="auto"))
+    if location.kind != "onnx":
+        return ()
+    return tuple(name for name in STORED if variant_path(location.path, name).is_file())
+
+
 def model_sha256(spec: ModelSpec) -> str:
     """SHA-256 (hex) over the bytes that decide the predictions: program, external weights, safetensors.
 
@@ -84,13 +105,13 @@ def model_sha256(spec: ModelSpec) -> str:
     """
     if is_constant(spec.model):
         return hashlib.sha256(spec.model.encode()).hexdigest()
-    hashes = [_file_sha256(path) for path in _files(spec)]
+    hashes = [file_sha256(path) for path in _files(spec)]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def weights_sha256(spec: ModelSpec) -> str:
     """SHA-256 (hex) of the file that a card's `weights_sha256` speaks of: the weights, else the program."""
-    return _file_sha256(Path(spec.weights) if spec.weights else locate(spec).path)
+    return file_sha256(Path(spec.weights) if spec.weights else locate(spec).path)
 
 
 def _files(spec: ModelSpec) -> Iterable[Path]:
@@ -106,7 +127,8 @@ def _files(spec: ModelSpec) -> Iterable[Path]:
         yield Path(spec.weights)
 
 
-def _file_sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes. Raises ModelLoadError."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -123,7 +145,10 @@ def _with_runtimes(spec: ModelSpec, kind: str, path: Path) -> Location:
         )  # fmt: skip
     if spec.weights is not None and kind != "factory":
         raise ModelLoadError(f"weights {spec.weights} for {spec.model}", rule="only module:factory takes weights")
-    return Location(kind, path, able if spec.runtime == "auto" else (spec.runtime,), spec.model)
+    program, original = path, None
+    if kind == "onnx" and spec.precision in STORED and (stored := variant_path(path, spec.precision)).is_file():
+        program, original = stored, path
+    return Location(kind, program, able if spec.runtime == "auto" else (spec.runtime,), spec.model, original)
 
 
 def _module_file(module: str) -> Path:

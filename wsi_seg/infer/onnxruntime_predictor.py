@@ -36,7 +36,7 @@ class OnnxRuntimeProgram:
         self._session: Any = _session(path, spec.threads)
         self._input = self._session.get_inputs()[0].name
         self._convert = PixelConversion(card)
-        self.facts = RuntimeFacts("onnxruntime", ort.__version__, "CPU", "fp32")
+        self.facts = RuntimeFacts("onnxruntime", ort.__version__, "CPU", card.precision)
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
         """(N, H, W, 3) uint8 -> (N, C, H, W) float32."""

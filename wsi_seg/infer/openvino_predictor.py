@@ -26,7 +26,9 @@ Shape = tuple[int, ...]
 
 _LOG = logging.getLogger(__name__)
 
-_HINTS = {"fp32": "f32", "bf16": "bf16"}
+_HINTS = {"fp32": "f32", "fp16": "f32", "int8": "f32", "bf16": "bf16"}
+"""Of what is not in int8; the plug-in has no fp16 arithmetic on a CPU and computes with fp16 weights in fp32."""
+_MULTIPLYING = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 _MAX_COMPILED = 2  # the probe's shape and the run's; each holds its own copy of the weights
 
 
@@ -52,7 +54,7 @@ class OpenvinoProgram:
         self._core = ov.Core()
         self._name = str(path)
         self._model = _from_pixels(_read(path), card, self._name)
-        self._precision = "bf16" if spec.precision == "bf16" else "fp32"
+        self._precision = "bf16" if spec.precision == "bf16" else card.precision
         if self._precision == "bf16" and not has_native_bf16():
             _LOG.warning("this CPU has no bf16 instructions: OpenVINO emulates them; --precision fp32 may be faster")
         self._config = {
@@ -158,12 +160,16 @@ def _with_activation(model: Any, card: ModelCard) -> Any:
 
 
 def _verify_precision(compiled: Any, precision: str, name: str) -> None:
-    """Refuse a silent fall-back: the plug-in's answer, and for bf16 one operation that really runs in it."""
+    """Refuse a silent fall-back: the plug-in's answer, and operations that really run in bf16 or int8."""
     hint = compiled.get_property("INFERENCE_PRECISION_HINT")
-    wanted = {"fp32": ov.Type.f32, "bf16": ov.Type.bf16}[precision]
-    kinds = {_rt(node, "runtimePrecision") for node in compiled.get_runtime_model().get_ops()}
+    wanted = ov.Type.bf16 if precision == "bf16" else ov.Type.f32
+    kinds = {
+        _rt(node, "runtimePrecision")
+        for node in compiled.get_runtime_model().get_ops()
+        if precision != "int8" or _rt(node, "layerType") in _MULTIPLYING
+    }
     runs = hint == wanted and ((precision == "bf16") == ("bf16" in kinds))
-    if not runs:
+    if not runs or (precision == "int8" and not kinds & {"i8", "u8"}):
         raise ModelLoadError(
             f"{name} runs in {hint.get_type_name()} ({', '.join(sorted(kinds))}), not in {precision}",
             rule="the precision asked for is the precision that runs",

@@ -16,7 +16,7 @@ from wsi_seg.card import ModelCard, SegmentationClass
 from wsi_seg.errors import UsageError
 
 RUNTIMES = ("auto", "onnxruntime", "openvino", "torch")
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class RuntimeFacts:
     version: str
     device: str
     precision: str
-    """Precision of the arithmetic: `fp32` or `bf16`."""
+    """Precision of the arithmetic, `fp32` or `bf16`; for a program stored in less than fp32, that: `fp16` or `int8`."""
 
     def as_dict(self) -> dict[str, str]:
         """Plain values, for metadata and run identity."""
@@ -73,7 +73,9 @@ class ModelSpec:
     runtime: str = "auto"
     """One of `RUNTIMES`."""
     precision: str = "auto"
-    """One of `PRECISIONS`; `auto` means fp32 until `choose_precision` has decided on real tiles."""
+    """One of `PRECISIONS`; `auto` means as stored until `choose_program` has decided on real tiles.
+
+    `fp16` and `int8` are programs of their own, made by `wsi-seg export`, which lie beside the one in fp32."""
     threads: int = 1
     """Threads inside one call."""
     streams: int = 1

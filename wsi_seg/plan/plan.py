@@ -26,7 +26,10 @@ from wsi_seg.plan.selection import TileSelection, select_tiles
 from wsi_seg.plan.tiling import Tiling, choose_batch, choose_tiling, tiling_notes
 from wsi_seg.plan.tissue import TissueMask, tissue_from_thumbnail
 
-_FREE_TEXT = ("name", "description", "licence", "training_data", "tile_size", "halo", "precision", "weights_sha256")
+_FREE_TEXT = (
+    "name", "description", "licence", "training_data", "tile_size", "halo",
+    "precision", "derived_from", "weights_sha256",
+)  # fmt: skip
 """Fields of the card that change no byte of a result, or do so only through another field of the identity."""
 
 

@@ -6,7 +6,6 @@ Owns where it can be had and its hash. Knows no slide format. Nothing is returne
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from wsi_seg.errors import OutputExistsError, SlideOpenError, WriteError
+from wsi_seg.user_cache import cache_folder
 
 NAME = "CMU-1-Small-Region.svs"
 """File name of the slide: 2220 x 2967 px (width x height) at 0.499 um/px, one level."""
@@ -52,7 +52,7 @@ def fetch_sample(
         if _sha256(target) == SHA256:
             return target
         raise OutputExistsError(f"{target} exists", rule="a slide is never overwritten", remedy="choose another name")
-    kept = _cached(cache or default_cache(), sources if sources is not None else SOURCES)
+    kept = _cached(cache or cache_folder(), sources if sources is not None else SOURCES)
     if target is None:
         return kept
     try:
@@ -60,12 +60,6 @@ def fetch_sample(
             return _moved(Path(shutil.copy(kept, folder)), target)
     except OSError as error:
         raise _write_error(target, error) from error
-
-
-def default_cache() -> Path:
-    """`wsi-seg` in `$XDG_CACHE_HOME`, or in `~/.cache` where that is not set to an absolute path."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (folder if folder.is_absolute() else Path.home() / ".cache") / "wsi-seg"
 
 
 def _cached(cache: Path, sources: Mapping[str, Source]) -> Path:

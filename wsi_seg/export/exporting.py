@@ -1,0 +1,202 @@
+"""An export from beginning to end: original, tiles, program, verdict, and only then the file under its name.
+
+Owns the order. A program that fails the gate never gets its name.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from wsi_seg.card import ModelCard
+from wsi_seg.errors import OutputExistsError, ParityError, UsageError
+from wsi_seg.export.judging import Judge, Verdict
+from wsi_seg.export.original import Original, open_original
+from wsi_seg.export.report import ExportReport
+from wsi_seg.export.request import FORMATS, ExportRequest
+from wsi_seg.export.sensitivity import MAX_FLOAT_SHARE, Kept, find_kept_layers
+from wsi_seg.export.tissue_tiles import TileSets, draw_tiles
+from wsi_seg.infer import load_predictor
+from wsi_seg.output.durable import mapped_errors, sync_folder
+
+Tell = Callable[[str], None]
+
+SEARCH_TILES = 8
+"""Tiles on which layers are compared while it is searched which of them stay in float."""
+
+
+def export_model(request: ExportRequest, tell: Tell = lambda _: None) -> ExportReport:
+    """Write the program that is asked for, with its card, and judge it against the original on real tiles.
+
+    `tell` hears what is being done. Raises ParityError where the program does not agree with the original, and nothing
+    is left of it; ModelError, SlideError, UsageError, WriteError.
+    """
+    with open_original(request) as original, TemporaryDirectory(prefix="wsi-seg-export-") as folder:
+        out = request.out or original.out
+        _check_out(out, request)
+        card = _card(original, request)
+        tell("drawing tiles of tissue")
+        tiles = draw_tiles(request.slides or (_sample(),), card, request.n_tiles, request.seed, request.slide_mpp)
+        reference = load_predictor(original.spec.replaced(precision="fp32"))
+        try:
+            judge = Judge(reference, tiles.judging, request)
+            made = _Export(original, request, card, tiles, judge)
+            program = Path(folder) / f"program{FORMATS[request.to]}"
+            kept, notes = made.write(program, tell)
+            tell("comparing with the original")
+            verdicts = judge.verdicts(program, request.to)
+        finally:
+            reference.close()
+        if broken := judge.failures(verdicts):
+            raise ParityError(
+                f"{out.name} does not agree with the original: {'; '.join(broken)}",
+                rule="an export gives the same labels",
+                remedy="other --calibrate slides, another --method or a higher precision; --max-dice-loss and "
+                "--min-agreement set the limits",
+            )
+        n_bytes = _publish(program, out)
+    n_tiles = (len(tiles.calibration) if request.precision == "int8" else 0, len(tiles.judging))
+    return ExportReport(
+        out, n_bytes, card, tuple(verdicts), n_tiles, tuple(layer.name for layer in kept.layers), kept.share, notes
+    )
+
+
+class _Export:
+    """One program on its way."""
+
+    def __init__(
+        self, original: Original, request: ExportRequest, card: ModelCard, tiles: TileSets, judge: Judge
+    ) -> None:
+        self._original, self._request, self._card, self._tiles, self._judge = original, request, card, tiles, judge
+
+    def write(self, path: Path, tell: Tell) -> tuple[Kept, tuple[str, ...]]:
+        """Write the program; answer the layers left in float and what is worth knowing."""
+        tell(f"writing {self._request.to} in {self._request.precision}")
+        kept = Kept((), 0.0)
+        if self._request.to in ("torch", "coreml"):
+            self._write_module(path)
+            return kept, ()
+        content, notes = self._plain()
+        if self._request.precision == "int8":
+            content, kept = self._quantised(content, path.parent, tell)
+        elif self._request.precision == "fp16" and self._request.to != "openvino":
+            from wsi_seg.infer.half import to_half
+
+            content = to_half(content)
+        self._write_program(content, path)
+        return kept, notes
+
+    def _plain(self) -> tuple[bytes, tuple[str, ...]]:
+        """The fp32 program with its new card."""
+        from wsi_seg.export.writing import embed_card, transposed
+
+        content = embed_card(self._original.program, self._card)
+        if self._request.upsample == "trained":
+            return content, ()
+        content, replaced, left = transposed(content)
+        if not replaced:
+            raise UsageError(
+                f"--upsample transposed of {self._request.model}",
+                rule="it replaces resizing to twice the size, nearest or bilinear; this program has none",
+            )
+        note = f"{replaced} resizes are transposed convolutions now" + (f", {left} stayed" if left else "")
+        return content, (note,)
+
+    def _quantised(self, content: bytes, folder: Path, tell: Tell) -> tuple[bytes, Kept]:
+        from wsi_seg.export.quantisation import Quantiser
+
+        plain, trial = folder / "plain.onnx", folder / "trial.onnx"
+        plain.write_bytes(content)
+        tell(f"calibrating on {len(self._tiles.calibration)} tiles")
+        quantiser = Quantiser(
+            plain, self._card, self._tiles.calibration, self._request.method, self._request.signed_activations
+        )
+        some = self._tiles.judging[:SEARCH_TILES]
+
+        def judged(program: bytes) -> list[Verdict]:
+            trial.write_bytes(program)
+            return self._judge.verdicts(trial, "onnx", some)
+
+        def passes(program: bytes) -> bool:
+            return not self._judge.failures(judged(program))
+
+        def error(program: bytes) -> float:
+            return max(verdict.agreement.mean_abs for verdict in judged(program) if verdict.agreement is not None)
+
+        tell("looking for layers that must stay in float")
+        kept = find_kept_layers(quantiser, passes, error)
+        if kept is None:
+            broken = "; ".join(self._judge.failures(judged(quantiser.quantised())))
+            raise ParityError(
+                f"int8 of {self._request.model} does not agree with the original: {broken}",
+                rule=f"at most {MAX_FLOAT_SHARE:.0%} of the multiply-adds may stay in float to pass",
+                remedy="calibrate on tissue like that of the judging tiles, with another --method, or use fp16",
+            )
+        return quantiser.quantised([layer.name for layer in kept.layers]), kept
+
+    def _write_program(self, content: bytes, path: Path) -> None:
+        if self._request.to == "openvino":
+            from wsi_seg.export.writing import write_openvino
+
+            write_openvino(content, self._card, path, half=self._request.precision == "fp16")
+        elif self._request.to == "tensorrt":
+            from wsi_seg.infer.tensorrt_engine import build_engine
+
+            path.write_bytes(build_engine(content, self._card))
+        else:
+            path.write_bytes(content)
+
+    def _write_module(self, path: Path) -> None:
+        from wsi_seg.export.torch_module import write_coreml, write_torch
+
+        write = write_torch if self._request.to == "torch" else write_coreml
+        if self._request.upsample != "trained":
+            raise UsageError(f"--upsample transposed --to {self._request.to}", rule="it changes ONNX programs")
+        write(self._original.module, self._card, self._request.precision, path)
+
+
+def _card(original: Original, request: ExportRequest) -> ModelCard:
+    derived = original.sha256 if request.precision != "fp32" else ""
+    return original.card.replaced(precision=request.precision, derived_from=derived, weights_sha256="")
+
+
+def _sample() -> Path:
+    from wsi_seg.sample import fetch_sample
+
+    return fetch_sample()
+
+
+def _check_out(out: Path, request: ExportRequest) -> None:
+    if out.suffix != FORMATS[request.to]:
+        raise UsageError(f"--out {out} --to {request.to}", rule=f"its name ends in {FORMATS[request.to]}")
+    if not out.absolute().parent.is_dir():
+        raise UsageError(f"--out {out}: its folder does not exist", remedy="make the folder first")
+    if out.exists() and not request.overwrite:
+        raise OutputExistsError(f"{out} exists", rule="programs are never replaced unasked", remedy="--overwrite")
+
+
+def _publish(program: Path, out: Path) -> int:
+    """Give the program its name, with what belongs to it; answer its bytes."""
+    parts = [(program, out)]
+    if program.suffix == ".xml":
+        parts.insert(0, (program.with_suffix(".bin"), out.with_suffix(".bin")))
+    n_bytes = 0
+    with mapped_errors(out, 0):
+        for source, target in parts:
+            n_bytes += _moved(source, target)
+        sync_folder(out.absolute().parent)
+    return n_bytes
+
+
+def _moved(source: Path, target: Path) -> int:
+    beside = target.with_name(f".{target.name}.partial")
+    if source.is_dir():
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, beside)
+        beside.replace(target)
+        return sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
+    shutil.copyfile(source, beside)
+    beside.replace(target)
+    return target.stat().st_size

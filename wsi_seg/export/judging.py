@@ -1,0 +1,82 @@
+"""The exported program against the original on real tiles, on every runtime of this machine that takes it.
+
+Owns the gate. A runtime that is not here is told as not judged, never taken as passed in silence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_seg.errors import ModelLoadError, PredictorError
+from wsi_seg.export.request import ExportRequest
+from wsi_seg.infer import Agreement, ModelSpec, Predictor, agreement, load_predictor
+
+RUNTIMES = {
+    "onnx": ("openvino", "onnxruntime"), "openvino": ("openvino",), "torch": ("torch",), "tensorrt": ("tensorrt",),
+    "coreml": (),
+}  # fmt: skip
+"""Format -> runtimes that take it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One runtime's answers beside the original's."""
+
+    runtime: str
+    agreement: Agreement | None
+    """None: not judged here."""
+    problem: str = ""
+    """Why it was not judged."""
+
+    def to_mapping(self) -> dict[str, Any]:
+        """JSON-able form."""
+        figures = None if self.agreement is None else self.agreement.to_mapping()
+        return {"runtime": self.runtime, "agreement": figures, "problem": self.problem}
+
+
+class Judge:
+    """The original's predictor and the tiles that decide."""
+
+    def __init__(self, reference: Predictor, tiles: NDArray[np.uint8], request: ExportRequest) -> None:
+        self.reference, self.tiles, self._request = reference, tiles, request
+
+    def verdicts(self, program: Path, fmt: str, tiles: NDArray[np.uint8] | None = None) -> list[Verdict]:
+        """What each runtime of a format makes of a program."""
+        used = self.tiles if tiles is None else tiles
+        return [self._verdict(program, runtime, used) for runtime in RUNTIMES[fmt]]
+
+    def _verdict(self, program: Path, runtime: str, tiles: NDArray[np.uint8]) -> Verdict:
+        try:
+            predictor = load_predictor(ModelSpec(str(program), runtime=runtime))
+        except ModelLoadError as error:
+            return Verdict(runtime, None, str(error))
+        try:
+            return Verdict(runtime, agreement(self.reference, predictor, tiles))
+        except PredictorError as error:
+            return Verdict(runtime, None, str(error))
+        finally:
+            predictor.close()
+
+    def failures(self, verdicts: list[Verdict]) -> list[str]:
+        """Which limits are broken, in words; empty when the program passes."""
+        found = []
+        for verdict in verdicts:
+            result = verdict.agreement
+            if result is None:
+                continue
+            if result.argmax_agreement < self._request.agreement_needed:
+                found.append(
+                    f"on {verdict.runtime} {result.argmax_agreement:.5f} of the pixels keep their class, "
+                    f"{self._request.agreement_needed:g} must"
+                )
+            if not result.worst_dice_loss <= self._request.max_dice_loss:
+                found.append(
+                    f"on {verdict.runtime} the worst class loses {result.worst_dice_loss:.4f} of Dice, "
+                    f"{self._request.max_dice_loss:g} may be lost"
+                )
+        return found

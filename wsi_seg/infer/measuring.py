@@ -1,0 +1,122 @@
+"""How fast and how right a candidate is: one runtime at one precision, asked on the same tiles as the others.
+
+Owns what is a candidate and how it is timed. Knows no slide and no command; which candidate is taken is `choice`'s.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_seg.errors import ModelError
+from wsi_seg.infer.loading import load_predictor
+from wsi_seg.infer.location import locate, variants
+from wsi_seg.infer.parity import Agreement, agreement
+from wsi_seg.infer.protocol import ModelSpec, Predictor, RuntimeFacts
+
+_SECONDS = 0.4
+_MIN_ROUNDS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What became of a candidate."""
+
+    spec: ModelSpec
+    """With its runtime and precision made concrete."""
+    facts: RuntimeFacts | None = None
+    mpx_per_s: float = 0.0
+    """Megapixels of tiles per second, all streams together; 0 where it did not run."""
+    agreement: Agreement | None = None
+    """With the reference; None for the reference itself."""
+    problem: str = ""
+    """Why it did not run."""
+
+    @property
+    def runs(self) -> bool:
+        """True where there are figures."""
+        return not self.problem
+
+    def to_mapping(self) -> dict[str, Any]:
+        """JSON-able form."""
+        return {
+            "model": self.spec.model,
+            "runtime": self.spec.runtime,
+            "precision": self.spec.precision,
+            "device": None if self.facts is None else self.facts.device,
+            "mpx_per_s": round(self.mpx_per_s, 3),
+            "agreement": None if self.agreement is None else self.agreement.to_mapping(),
+            "problem": self.problem,
+        }
+
+
+def candidates(spec: ModelSpec) -> list[ModelSpec]:
+    """Every runtime and precision that may run a spec here, in order of preference, the reference first.
+
+    What the spec states is kept. bf16 is a candidate only where the CPU multiplies it in hardware, fp16 and int8 where
+    a program of that precision lies beside the model. Raises ModelLoadError.
+    """
+    runtimes = locate(spec.replaced(precision="auto")).runtimes
+    if spec.precision != "auto":
+        return [spec.replaced(runtime=runtime) for runtime in runtimes]
+    plain = [spec.replaced(runtime=runtime) for runtime in runtimes]
+    halved = [spec.replaced(runtime="openvino", precision="bf16")] if "openvino" in runtimes and _native_bf16() else []
+    stored = [item.replaced(precision=precision) for precision in variants(spec) for item in plain]
+    return [*plain, *halved, *stored]
+
+
+def try_candidate(spec: ModelSpec, tiles: NDArray[np.uint8], reference: Predictor | None) -> Trial:
+    """Load, time and compare one candidate on `tiles` (n, T, T, 3) uint8; what fails is told, not raised."""
+    try:
+        predictor = load_predictor(spec)
+    except ModelError as error:
+        return Trial(spec, problem=str(error.what))
+    try:
+        speed = throughput(predictor, tiles, spec.streams)
+        result = None if reference is None else agreement(reference, predictor, tiles)
+    except ModelError as error:
+        return Trial(spec, predictor.facts, problem=str(error.what))
+    finally:
+        predictor.close()
+    return Trial(concrete(spec, predictor), predictor.facts, speed, result)
+
+
+def concrete(spec: ModelSpec, predictor: Predictor) -> ModelSpec:
+    """The spec with the runtime and the precision that its predictor really has."""
+    facts = predictor.facts
+    runtime = "auto" if facts.runtime == "numpy" else facts.runtime
+    return spec.replaced(runtime=runtime, precision=facts.precision)
+
+
+def throughput(predictor: Predictor, tiles: NDArray[np.uint8], streams: int, seconds: float = _SECONDS) -> float:
+    """Megapixels per second of tiles (n, T, T, 3) uint8 that lie ready, `streams` threads asking as a run's workers do.
+
+    The first prediction of each thread is not counted. Raises PredictorError.
+    """
+    count = predictor.fixed_input[0] or 1
+    batches = [np.ascontiguousarray(np.broadcast_to(tile, (count, *tile.shape))) for tile in tiles]
+
+    def work(number: int) -> int:
+        rounds = 0
+        while rounds < _MIN_ROUNDS or perf_counter() - started < seconds:
+            predictor.predict(batches[(number + rounds) % len(batches)])
+            rounds += 1
+        return rounds
+
+    with ThreadPoolExecutor(streams) as pool:
+        list(pool.map(predictor.predict, batches[:1] * streams))
+        started = perf_counter()
+        rounds = sum(pool.map(work, range(streams)))
+        elapsed = perf_counter() - started
+    return rounds * batches[0][..., 0].size / 1e6 / elapsed
+
+
+def _native_bf16() -> bool:
+    from wsi_seg.infer.openvino_predictor import has_native_bf16
+
+    return has_native_bf16()
