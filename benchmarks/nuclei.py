@@ -3,6 +3,8 @@
 * prepare: write the object numbers of the spleen images (`resolve_overlaps`) and the painted images; once.
 * compare: train the recipe with each group held out, several seeds; print the table of Dice and object F1.
 * score MODEL: Dice and object F1 of one model on every group, without training.
+* int8: export the models of `compare` to int8, calibrated on the slides of --calibrate; the table of both precisions
+  on the groups that neither training nor calibration saw.
 
 Protocol, the same for all methods: 0.5 um/px; holes filled, components by edges, those below `MIN_PX` dropped; Dice of
 the foreground and F1 of objects at IoU > 0.5, per image, then the mean over images. Vague areas are left out.
@@ -27,6 +29,7 @@ from benchmarks.nuclei_eosin import paint
 from benchmarks.nuclei_negatives import write_negatives
 from wsi_seg.annotation.pixel_files import read_index
 from wsi_seg.evaluate.objects import object_scores, objects_of
+from wsi_seg.export import ExportRequest, export_model
 from wsi_seg.geometry import Box
 from wsi_seg.infer import ModelSpec, load_predictor
 from wsi_seg.model.he_stain import unmixing_matrix
@@ -204,9 +207,9 @@ def score(objects: Ids, case: Case) -> Score:
 Method = Callable[[Pixels], Ids]
 
 
-def model_method(model: str) -> Method:
+def model_method(model: str, precision: str = "fp32") -> Method:
     """Objects that a model finds: the class called nuclei, by the largest probability."""
-    predictor = load_predictor(ModelSpec(model=model, precision="fp32"))
+    predictor = load_predictor(ModelSpec(model=model, precision=precision))
     index = [entry.name for entry in predictor.card.classes].index("nuclei")
     side = predictor.card.tile_size
 
@@ -341,6 +344,33 @@ def _rows(group: str, cases: Sequence[Case], methods: Sequence[Method]) -> list[
     return rows
 
 
+def compare_int8(config: TrainConfig, folds: Sequence[str], slides: Sequence[Path], runs: Sequence[Path]) -> str:
+    """Every run's fp32 and int8 program on its held-out groups; Dice and F1 over the images of all runs of a fold."""
+    rows: list[tuple[str, ...]] = []
+    for fold in folds:
+        models = [run for run in runs if run.name.startswith(fold)]
+        for model in models:
+            request = ExportRequest(str(model), precision="int8", slides=tuple(slides), overwrite=True)
+            report = export_model(request)
+            worst = max(v.agreement.worst_dice_loss for v in report.verdicts if v.agreement is not None)
+            print(f"{model.name}: {len(report.kept)} layers in float, expected Dice loss {worst:.4f}", flush=True)
+        for group in scored(fold):
+            cases = read_cases(config, [group])
+            found = {
+                precision: [
+                    means([score(method(case.pixels), case) for case in cases])
+                    for method in (model_method(str(model), precision) for model in models)
+                ]
+                for precision in ("fp32", "int8")
+            }
+            lost = [a[0] - b[0] for a, b in zip(found["fp32"], found["int8"], strict=True)]
+            dice, f1 = ([fmean(pair[i] for pair in found[p]) for p in ("fp32", "int8")] for i in (0, 1))
+            figures = (f"{dice[0]:.4f}", f"{dice[1]:.4f}", f"{max(lost):+.4f}", f"{f1[0]:.4f}", f"{f1[1]:.4f}")
+            rows.append((group, str(len(cases)), str(len(models)), *figures))
+    header = ("held out", "images", "models", "Dice fp32", "Dice int8", "largest loss", "F1 fp32", "F1 int8")
+    return table("nuclei in int8 against fp32", header, rows)
+
+
 def _spread(values: Sequence[float]) -> str:
     """Mean ± standard deviation over seeds."""
     return f"**{fmean(values):.3f}**" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
@@ -349,7 +379,7 @@ def _spread(values: Sequence[float]) -> str:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("prepare", "compare", "score"))
+    parser.add_argument("step", choices=("prepare", "compare", "score", "int8"))
     parser.add_argument("model", nargs="?", default="nuclei", help="score: any model with a class called nuclei")
     parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--folds", nargs="+", choices=FOLDS, default=list(FOLDS))
@@ -357,6 +387,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two short epochs: proves that it runs, no more")
     parser.add_argument("--out", type=Path, default=INPUTS / "nuclei", help="run folders; finished ones are used again")
     parser.add_argument("--set", action="append", default=[], dest="changes", help="key=value over the recipe")
+    parser.add_argument("--calibrate", type=Path, nargs="+", default=[], help="int8: slides")
     asked = parser.parse_args()
     quick = ["epochs=2", "data.patches_per_epoch=24"] if asked.quick else []
     config = read_config(asked.recipe, quick + asked.changes)
@@ -369,6 +400,9 @@ def main() -> None:
             print(
                 "{}: Dice {:.3f}, object F1 {:.3f}".format(group, *means([score(method(c.pixels), c) for c in cases]))
             )
+    elif asked.step == "int8":
+        runs = [asked.out / f"{fold}-{seed}" for fold in asked.folds for seed in range(asked.seeds)]
+        print(compare_int8(config, asked.folds, asked.calibrate, runs))
     else:
         print(compare(config, asked.folds, range(asked.seeds), asked.out))
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from wsi_seg import __version__
-from wsi_seg.cli import evaluate, export, inspect, models, run, sample, train, verify
+from wsi_seg.cli import bench, evaluate, export, inspect, models, run, sample, train, verify
 from wsi_seg.errors import WsiSegError
 
 app = typer.Typer(
@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 for command in (
     run.run, run.plan, inspect.info, verify.verify, evaluate.evaluate, sample.sample, models.models, train.train,
-    export.export,
+    export.export, bench.bench,
 ):  # fmt: skip
     app.command()(command)
 

@@ -36,6 +36,8 @@ class Trial:
     """With the reference; None for the reference itself."""
     problem: str = ""
     """Why it did not run."""
+    peak_bytes: int = 0
+    """Memory that the process took for it, runtime included; 0 where it was not measured."""
 
     @property
     def runs(self) -> bool:
@@ -50,22 +52,24 @@ class Trial:
             "precision": self.spec.precision,
             "device": None if self.facts is None else self.facts.device,
             "mpx_per_s": round(self.mpx_per_s, 3),
+            "peak_bytes": self.peak_bytes,
             "agreement": None if self.agreement is None else self.agreement.to_mapping(),
             "problem": self.problem,
         }
 
 
-def candidates(spec: ModelSpec) -> list[ModelSpec]:
+def candidates(spec: ModelSpec, *, emulated: bool = False) -> list[ModelSpec]:
     """Every runtime and precision that may run a spec here, in order of preference, the reference first.
 
-    What the spec states is kept. bf16 is a candidate only where the CPU multiplies it in hardware, fp16 and int8 where
-    a program of that precision lies beside the model. Raises ModelLoadError.
+    What the spec states is kept. bf16 is a candidate where the CPU multiplies it in hardware, or `emulated` is wanted;
+    fp16 and int8 where a program of that precision lies beside the model. Raises ModelLoadError.
     """
     runtimes = locate(spec.replaced(precision="auto")).runtimes
     if spec.precision != "auto":
         return [spec.replaced(runtime=runtime) for runtime in runtimes]
     plain = [spec.replaced(runtime=runtime) for runtime in runtimes]
-    halved = [spec.replaced(runtime="openvino", precision="bf16")] if "openvino" in runtimes and _native_bf16() else []
+    has_bf16 = "openvino" in runtimes and (emulated or _native_bf16())
+    halved = [spec.replaced(runtime="openvino", precision="bf16")] if has_bf16 else []
     stored = [item.replaced(precision=precision) for precision in variants(spec) for item in plain]
     return [*plain, *halved, *stored]
 

@@ -1,0 +1,125 @@
+"""Every runtime and precision of a model on this machine, measured alike: speed, memory, agreement.
+
+Owns the processes: each candidate has one of its own, so that its memory is its own. What is timed is `infer`'s.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_seg.errors import ModelError
+from wsi_seg.export.request import ExportRequest
+from wsi_seg.export.tissue_tiles import draw_tiles
+from wsi_seg.infer import ModelSpec, Trial, builtin_models, candidates, load_predictor, read_card, try_candidate
+from wsi_seg.infer.location import locate
+
+_SIBLINGS = (".xml", ".pt2")
+"""Formats of exports that lie beside an ONNX program and are measured with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchRequest:
+    """What to measure."""
+
+    models: tuple[str, ...]
+    """Programs of one network; the first in fp32 is the reference."""
+    slides: tuple[Path, ...]
+    """Whose tissue is predicted."""
+    slide_mpp: float | None = None
+    n_tiles: int = 4
+    streams: int = 1
+    """Predictions at once, one thread each."""
+
+
+def bench(request: BenchRequest) -> Iterator[Trial]:
+    """One trial after another, the reference first. Raises ModelError where the first model cannot be read."""
+    specs = [ModelSpec(model, streams=request.streams) for model in request.models]
+    card = read_card(specs[0])
+    tiles = draw_tiles(request.slides, card, request.n_tiles, 0, request.slide_mpp).judging
+    with _torch_program(request.models[0]) as made:
+        todo = [candidate for spec in specs for candidate in candidates(spec, emulated=True)]
+        todo += [ModelSpec(str(path), streams=request.streams) for path in (*_beside(request.models), *made)]
+        for spec in todo:
+            trial = _apart(spec, tiles, None if spec is todo[0] else todo[0])
+            yield replace(trial, spec=spec.replaced(runtime=trial.spec.runtime, precision=trial.spec.precision))
+
+
+def _beside(models: Sequence[str]) -> list[Path]:
+    """Exports in other formats beside the first model."""
+    location = locate(ModelSpec(models[0]))
+    if location.kind != "onnx" or models[0] in builtin_models():
+        return []
+    stems = (location.path.stem, *(f"{location.path.stem}.{precision}" for precision in ("fp16", "bf16", "int8")))
+    found = [location.path.with_name(stem + suffix) for suffix in _SIBLINGS for stem in stems]
+    return [path for path in found if path.is_file() and str(path) not in models]
+
+
+@contextmanager
+def _torch_program(model: str) -> Iterator[list[Path]]:
+    """The network of a training's folder as a torch program, where torch is there and none was exported."""
+    folder = Path(model)
+    if not (folder / "best.safetensors").is_file() or (folder / "model.pt2").exists():
+        yield []
+        return
+    with TemporaryDirectory(prefix="wsi-seg-bench-") as made:
+        path = Path(made) / "model.pt2"
+        try:
+            from wsi_seg.export.original import open_original
+            from wsi_seg.export.torch_module import write_torch
+
+            with open_original(ExportRequest(model, to="torch")) as original:
+                write_torch(original.module, original.card, "fp32", path)
+        except ImportError:
+            yield []
+            return
+        yield [path]
+
+
+def _apart(spec: ModelSpec, tiles: NDArray[np.uint8], reference: ModelSpec | None) -> Trial:
+    """A trial in a process of its own; one that dies takes nothing with it."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        try:
+            return pool.submit(_measured, spec, tiles, reference).result()
+        except BrokenProcessPool:
+            return Trial(spec, problem="its process died")
+
+
+def _measured(spec: ModelSpec, tiles: NDArray[np.uint8], reference: ModelSpec | None) -> Trial:
+    """Speed and memory first, so that the reference's memory is not counted; then the comparison."""
+    from wsi_seg.infer import agreement
+
+    before = _high_water()
+    trial = try_candidate(spec, tiles, None)
+    trial = replace(trial, peak_bytes=max(0, _high_water() - before))
+    if reference is None or not trial.runs:
+        return trial
+    first, second = load_predictor(reference), load_predictor(spec)
+    try:
+        return replace(trial, agreement=agreement(first, second, tiles))
+    except ModelError as error:
+        return replace(trial, problem=str(error.what))
+    finally:
+        first.close()
+        second.close()
+
+
+def _high_water() -> int:
+    """The most memory this process has held, bytes; of the process itself, not of what it was forked from."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration, ValueError):
+        import psutil
+
+        return int(psutil.Process().memory_info().rss)
