@@ -31,9 +31,16 @@ ALLOWED_MODULES = {"wsi_seg/cli/info.py"}  # named after the command it is
 CONFINED = {
     "openslide": {"wsi_seg/slide/openslide_reader.py"},
     "safetensors": {"wsi_seg/infer/torch_predictor.py", "wsi_seg/model/weights.py"},
-    "torch": {"wsi_seg/infer/torch_predictor.py", "wsi_seg/infer/torch_archive.py", "wsi_seg/model/", "wsi_seg/train/"},
-    "onnxruntime": {"wsi_seg/infer/onnxruntime_predictor.py"},
-    "openvino": {"wsi_seg/infer/openvino_predictor.py"},
+    "torch": {
+        "wsi_seg/infer/torch_predictor.py",
+        "wsi_seg/infer/torch_archive.py",
+        "wsi_seg/model/",
+        "wsi_seg/train/",
+        "wsi_seg/export/torch_module.py",
+    },
+    "onnxruntime": {"wsi_seg/infer/onnxruntime_predictor.py", "wsi_seg/export/quantisation.py"},
+    "openvino": {"wsi_seg/infer/openvino_predictor.py", "wsi_seg/export/writing.py"},
+    "coremltools": {"wsi_seg/export/torch_module.py"},
     "shapely": {"wsi_seg/plan/roi.py"},
     "dask": {"wsi_seg/engine/schedule.py"},
     "distributed": {"wsi_seg/engine/schedule.py"},
@@ -55,7 +62,12 @@ CONFINED = {
     },
     "scipy": {"wsi_seg/evaluate/surfaces.py", "wsi_seg/evaluate/objects.py"},
     "zarr": {"wsi_seg/slide/zarr_reader.py", "wsi_seg/output/label_store.py", "wsi_seg/annotation/label_map.py"},
-    "onnx": {"wsi_seg/infer/onnx_file.py", "wsi_seg/model/onnx_export.py"},
+    "onnx": {
+        "wsi_seg/infer/onnx_file.py",
+        "wsi_seg/model/onnx_export.py",
+        "wsi_seg/export/quantisation.py",
+        "wsi_seg/export/writing.py",
+    },
 }
 """Library -> the files, or folders ending in a slash, that may import it."""
 

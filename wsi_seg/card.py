@@ -121,7 +121,7 @@ class ModelCard:
         """Read a card; `source` names the file in errors. Raises CardError."""
         try:
             content = json.loads(text)
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # JSONDecodeError, or bytes of a damaged file that are no text
             remedy = "`wsi-seg models --json` shows what cards look like"
             raise CardError(f"card in {source} is not JSON: {error}", remedy=remedy) from error
         if not isinstance(content, dict):

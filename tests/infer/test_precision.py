@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsi_seg.card import ModelCard, named_classes
 from wsi_seg.errors import ModelLoadError, UsageError
-from wsi_seg.infer import ModelSpec, choose_precision, load_predictor, openvino_predictor, parity
+from wsi_seg.infer import ModelSpec, load_predictor, openvino_predictor
 
 SPEC_ERRORS = [{"runtime": "tensorflow"}, {"precision": "int3"}, {"threads": 0}, {"streams": 0}]
 
@@ -20,33 +19,6 @@ SPEC_ERRORS = [{"runtime": "tensorflow"}, {"precision": "int3"}, {"threads": 0},
 def test_a_spec_is_checked(options: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         ModelSpec("identity", **options)  # type: ignore[arg-type]
-
-
-def test_auto_becomes_fp32_on_a_cpu_without_bf16(
-    small_unet: Path, tissue_like: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(openvino_predictor, "has_native_bf16", lambda: False)
-    spec, result = choose_precision(ModelSpec(str(small_unet)), tissue_like(1, 64))
-    assert (spec.runtime, spec.precision, result) == ("openvino", "fp32", None)
-
-
-def test_auto_takes_bf16_only_where_the_labels_agree(
-    small_unet: Path, tissue_like: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(openvino_predictor, "has_native_bf16", lambda: True)  # emulated where it is not
-    tiles = tissue_like(2, 64)
-    for threshold, expected in ((0.0, "bf16"), (1.1, "fp32")):
-        monkeypatch.setattr(parity, "MIN_ARGMAX_AGREEMENT", threshold)
-        spec, result = choose_precision(ModelSpec(str(small_unet)), tiles)
-        assert spec.precision == expected
-        assert result is not None
-        assert 0.9 < result.argmax_agreement <= 1
-        assert result.max_abs > 0  # it really was another arithmetic
-
-
-def test_a_stated_precision_is_kept(small_unet: Path, tissue_like: Callable[..., np.ndarray]) -> None:
-    asked = ModelSpec(str(small_unet), runtime="onnxruntime", precision="fp32")
-    assert choose_precision(asked, tissue_like(1, 64)) == (asked, None)
 
 
 def test_bf16_really_runs_or_is_refused(small_unet: Path, tissue_like: Callable[..., np.ndarray]) -> None:
@@ -102,10 +74,3 @@ def test_importing_the_room_imports_no_runtime() -> None:
     code = f"import sys, wsi_seg.infer; print(sorted({heavy} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
-
-
-def test_a_fixed_tile_compares_too(affine: Callable[..., Path], tissue_like: Callable[..., np.ndarray]) -> None:
-    card = ModelCard("m", 0.5, named_classes(["a", "b"]), 32, activation="softmax")
-    path = affine(np.array([[1.0, 0, 0], [0, 1.0, 0]]), card=card, dims=(2, 32, 32))
-    predictor = load_predictor(ModelSpec(str(path)))
-    assert parity.agreement(predictor, predictor, tissue_like(3, 32)) == parity.Agreement(1.0, 0.0, 0.0)

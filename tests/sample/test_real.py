@@ -113,14 +113,6 @@ def test_unwritable_places_are_named(tmp_path):
         fetch_sample(tmp_path / "nowhere" / "o.svs", cache=tmp_path / "c", sources={"good": Source(CONTENT)})
 
 
-def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert real.default_cache() == tmp_path / "wsi-seg"
-    for unset in ("", "relative"):
-        monkeypatch.setenv("XDG_CACHE_HOME", unset)
-        assert real.default_cache() == Path.home() / ".cache" / "wsi-seg"
-
-
 class TestWheel:
     """The source that asks pip, with pip replaced."""
 

@@ -23,7 +23,11 @@ def export(
     ] = None,
     calibrate: Annotated[
         list[Path] | None,
-        typer.Option(help="Slide whose tissue calibrates int8 and judges the export; repeatable."),
+        typer.Option(help="Slide whose tissue calibrates int8; repeatable."),
+    ] = None,
+    judge: Annotated[
+        list[Path] | None,
+        typer.Option(help="Slide whose tissue judges the export; default: other tiles of --calibrate; repeatable."),
     ] = None,
     mpp: Annotated[float | None, typer.Option(help="um per px of the slides, where they do not state it.")] = None,
     tiles: Annotated[int, typer.Option(help="Tiles to calibrate on; as many others judge.")] = 32,
@@ -57,7 +61,8 @@ def export(
     from wsi_seg.export import ExportRequest, export_model
 
     request = ExportRequest(
-        model=model, weights=weights, to=to, precision=precision, out=out, slides=tuple(calibrate or ()),
+        model=model, weights=weights, to=to, precision=precision, out=out,
+        slides=tuple(calibrate or ()), judged_on=tuple(judge or ()),
         card=card_fields(mpp=model_mpp, classes=classes, mean=mean, std=std, activation=activation),
         slide_mpp=mpp, n_tiles=tiles, method=method, symmetric=symmetric, upsample=upsample,
         min_agreement=min_agreement, max_dice_loss=max_dice_loss, seed=seed, overwrite=overwrite,

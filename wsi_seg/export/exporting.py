@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -38,7 +39,7 @@ def export_model(request: ExportRequest, tell: Tell = lambda _: None) -> ExportR
         _check_out(out, request)
         card = _card(original, request)
         tell("drawing tiles of tissue")
-        tiles = draw_tiles(request.slides or (_sample(),), card, request.n_tiles, request.seed, request.slide_mpp)
+        tiles = _tiles(request, card)
         reference = load_predictor(original.spec.replaced(precision="fp32"))
         try:
             judge = Judge(reference, tiles.judging, request)
@@ -134,7 +135,13 @@ class _Export:
                 rule=f"at most {MAX_FLOAT_SHARE:.0%} of the multiply-adds may stay in float to pass",
                 remedy="calibrate on tissue like that of the judging tiles, with another --method, or use fp16",
             )
-        return quantiser.quantised([layer.name for layer in kept.layers]), kept
+        return quantiser.quantised([layer.name for layer in kept.layers], self._calibrated()), kept
+
+    def _calibrated(self) -> ModelCard:
+        """The card with where its ranges are from."""
+        names = ", ".join(path.name for path in self._request.slides)
+        told = f"int8, calibrated on {len(self._tiles.calibration)} tiles of {names}."
+        return self._card.replaced(description=" ".join(part for part in (self._card.description, told) if part))
 
     def _write_program(self, content: bytes, path: Path) -> None:
         if self._request.to == "openvino":
@@ -162,10 +169,18 @@ def _card(original: Original, request: ExportRequest) -> ModelCard:
     return original.card.replaced(precision=request.precision, derived_from=derived, weights_sha256="")
 
 
-def _sample() -> Path:
-    from wsi_seg.sample import fetch_sample
+def _tiles(request: ExportRequest, card: ModelCard) -> TileSets:
+    """Tiles of the slides that calibrate and of those that judge; the sample slide judges where none is given."""
 
-    return fetch_sample()
+    def drawn(slides: tuple[Path, ...]) -> TileSets:
+        return draw_tiles(slides, card, request.n_tiles, request.seed, request.slide_mpp)
+
+    if not request.judged_on and not request.slides:
+        from wsi_seg.sample import fetch_sample
+
+        return draw_tiles((fetch_sample(),), card, request.n_tiles, request.seed, None)
+    sets = drawn(request.slides or request.judged_on)
+    return sets if not request.judged_on else replace(sets, judging=drawn(request.judged_on).judging)
 
 
 def _check_out(out: Path, request: ExportRequest) -> None:

@@ -41,7 +41,9 @@ class ExportRequest:
     out: Path | None = None
     """File to write; None: beside the model, under its name."""
     slides: tuple[Path, ...] = ()
-    """Whose tissue the program is calibrated and judged on; none: the sample slide judges."""
+    """Whose tissue the program is calibrated on."""
+    judged_on: tuple[Path, ...] = ()
+    """Whose tissue the program is judged on; none: other tiles of `slides`, or else the sample slide."""
     slide_mpp: float | None = None
     """µm per px of level 0, for slides that do not state it."""
     n_tiles: int = 32

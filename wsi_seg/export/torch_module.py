@@ -54,7 +54,9 @@ def with_activation(module: nn.Module, activation: str) -> nn.Module:
 def write_torch(module: nn.Module, card: ModelCard, precision: str, path: Path) -> None:
     """Write a torch.export archive, dynamic in N, H and W, with the card in its extra files."""
     program = _exported(module, card, precision)
-    torch.export.save(program, path, extra_files={METADATA_KEY: card.to_json()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of slices of one storage, which are saved as they are
+        torch.export.save(program, path, extra_files={METADATA_KEY: card.to_json()})
 
 
 def write_coreml(module: nn.Module, card: ModelCard, precision: str, path: Path) -> None:

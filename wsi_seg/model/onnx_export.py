@@ -5,7 +5,10 @@ Owns opset, dynamic axes and the metadata key. Knows no architecture.
 
 from __future__ import annotations
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -26,7 +29,7 @@ def export_onnx(module: torch.nn.Module, card: ModelCard, path: Path) -> None:
     example = torch.zeros(2, 3, side * max(stride, 16), (side + 1) * max(stride, 16))
     height, width = torch.export.Dim("H", min=1, max=2**20), torch.export.Dim("W", min=1, max=2**20)
     shapes = {0: torch.export.Dim("N", min=1, max=2**16), 2: stride * height, 3: stride * width}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _quiet("torch.onnx"):
         warnings.simplefilter("ignore")  # the exporter warns of its own deprecations
         program = torch.onnx.export(
             module, (example,), input_names=["image"], output_names=["probabilities"], opset_version=OPSET,
@@ -41,3 +44,15 @@ def export_onnx(module: torch.nn.Module, card: ModelCard, path: Path) -> None:
     onnx.helper.set_model_props(model, {METADATA_KEY: card.to_json()})
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+@contextmanager
+def _quiet(logger: str) -> Iterator[None]:
+    """Keep a library's warnings from the terminal: the exporter tells which unrelated packages are not installed."""
+    log = logging.getLogger(logger)
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)

@@ -5,9 +5,6 @@ Owns what goes into the card. Writes model.onnx and card.json. Knows no loop.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from math import isnan
 from pathlib import Path
@@ -54,25 +51,13 @@ def write_program(network: Network, card: ModelCard, image: NDArray[np.uint8], p
     `image` is (H, W, 3) uint8 of any size. Raises WriteError, PredictorError where they do not agree.
     """
     network = network.cpu().eval()
-    with mapped_errors(path, 0), temporary_beside(path) as temp, _quiet("torch.onnx"):
+    with mapped_errors(path, 0), temporary_beside(path) as temp:
         export_onnx(Probabilities(network), card, temp)
         sync_file(temp)
         publish(temp, path)
     with_hash = card.replaced(weights_sha256=sha256(path.read_bytes()).hexdigest())
     write_durably(path.with_name("card.json"), with_hash.to_json().encode())
     return _compared(network, card, _tile(image, card), path)
-
-
-@contextmanager
-def _quiet(logger: str) -> Iterator[None]:
-    """Keep a library's warnings from the terminal: the exporter tells which unrelated packages are not installed."""
-    log = logging.getLogger(logger)
-    before = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(before)
 
 
 def _compared(network: Network, card: ModelCard, tile: NDArray[np.uint8], path: Path) -> dict[str, Any]:

@@ -1,0 +1,256 @@
+"""Exports: what is written runs, gives the same labels, and carries its card; what does not agree is not written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from benchmarks import networks
+from wsi_seg.card import ModelCard, named_classes
+from wsi_seg.errors import ModelLoadError, OutputExistsError, ParityError, UsageError
+from wsi_seg.export import FORMATS, ExportRequest, export_model
+from wsi_seg.export.quantisation import Quantiser
+from wsi_seg.export.tissue_tiles import draw_tiles
+from wsi_seg.export.writing import transposed
+from wsi_seg.infer import ModelSpec, load_predictor, read_card
+from wsi_seg.infer.location import file_sha256
+from wsi_seg.sample import write_synthetic
+
+SIDE = 128
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("slide") / "tissue.tif"
+    write_synthetic(path, (1024, 1024), tissue_fraction=0.8)
+    return path
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    """A small U-Net in fp32, by itself in a folder."""
+    shape = networks.UnetShape(base_channels=4, depth=2, tile_size=SIDE, upsample="nearest")
+    return networks.unet(tmp_path / "unet.onnx", shape)
+
+
+def asked(program: Path | str, slide: Path, **options: object) -> ExportRequest:
+    return ExportRequest(str(program), slides=(slide,), **{"n_tiles": 6, **options})  # type: ignore[arg-type]
+
+
+class TestTiles:
+    def test_none_is_in_both_sets_and_the_seed_decides(self, slide: Path) -> None:
+        card = ModelCard("m", 0.5, named_classes(["a", "b"]), SIDE)
+        sets = draw_tiles([slide], card, 8, 0, None)
+        assert sets.calibration.shape == sets.judging.shape == (8, SIDE, SIDE, 3)
+        hashes = [{tile.tobytes() for tile in tiles} for tiles in (sets.calibration, sets.judging)]
+        assert len(hashes[0] | hashes[1]) == 16
+        again, other = draw_tiles([slide], card, 8, 0, None), draw_tiles([slide], card, 8, 1, None)
+        assert np.array_equal(sets.calibration, again.calibration)
+        assert not np.array_equal(sets.calibration, other.calibration)
+
+    def test_glass_is_not_drawn_and_shades_are_mixed(self, slide: Path) -> None:
+        card = ModelCard("m", 0.5, named_classes(["a", "b"]), SIDE)
+        tiles = draw_tiles([slide], card, 10, 0, None).calibration
+        darkness = tiles.reshape(len(tiles), -1).mean(axis=1)
+        assert darkness.max() < 235
+        assert darkness.std() > 1
+
+    def test_glass_alone_is_refused(self, tmp_path: Path) -> None:
+        import tifffile
+
+        path = tmp_path / "glass.tif"
+        tifffile.imwrite(path, np.full((600, 600, 3), 245, np.uint8), tile=(256, 256), photometric="rgb")
+        card = ModelCard("m", 0.5, named_classes(["a", "b"]), SIDE)
+        with pytest.raises(UsageError, match=r"no tissue in glass\.tif"):
+            draw_tiles([path], card, 4, 0, 0.5)
+
+
+class TestInt8:
+    def test_it_is_written_beside_found_by_precision_and_agrees(self, program: Path, slide: Path) -> None:
+        report = export_model(asked(program, slide, precision="int8", max_dice_loss=0.02))
+        assert report.out == program.with_name("unet.int8.onnx")
+        assert {verdict.runtime for verdict in report.verdicts} == {"openvino", "onnxruntime"}
+        predictor = load_predictor(ModelSpec(str(program), precision="int8"))
+        assert predictor.card.precision == "int8"
+        assert predictor.card.derived_from == file_sha256(program)
+        assert "calibrated on 6 tiles of tissue.tif" in predictor.card.description
+        assert report.out.stat().st_size < program.stat().st_size
+
+    def test_biases_stay_float_and_weights_are_per_channel(self, program: Path, slide: Path) -> None:
+        report = export_model(asked(program, slide, precision="int8", max_dice_loss=1.0))
+        graph = onnx.load(str(report.out)).graph
+        stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        quantised = [name for name, value in stored.items() if value.dtype == np.int8 and value.ndim == 4]
+        assert quantised
+        scales = [
+            node.input[1] for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in quantised
+        ]
+        assert all(stored[name].size == stored[weight].shape[0] for name, weight in zip(scales, quantised, strict=True))
+        assert not [name for name, value in stored.items() if value.dtype == np.int32 and value.ndim == 1]
+        zero_points = [
+            stored[node.input[2]]
+            for node in graph.node
+            if node.op_type == "DequantizeLinear" and node.input[0] in quantised
+        ]
+        assert not any(value.any() for value in zero_points)
+
+    def test_tensorrt_gets_signed_activations_around_zero(self, program: Path, slide: Path) -> None:
+        card = read_card(ModelSpec(str(program)))
+        tiles = draw_tiles([slide], card, 3, 0, None).calibration
+        for symmetric, kind in ((True, np.int8), (False, np.uint8)):
+            content = Quantiser(program, card, tiles, "minmax", symmetric).quantised()
+            graph = onnx.ModelProto.FromString(content).graph
+            stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+            points = [stored[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"]
+            assert {point.dtype for point in points} == {np.dtype(kind)}
+            assert symmetric != any(point.any() for point in points)
+
+    @pytest.mark.parametrize("method", ["percentile", "entropy"])
+    def test_ranges_from_histograms_run_too(self, program: Path, slide: Path, method: str) -> None:
+        report = export_model(asked(program, slide, precision="int8", method=method, max_dice_loss=0.05))
+        assert all(verdict.agreement is not None for verdict in report.verdicts)
+
+    def test_a_bad_calibration_is_rejected_and_leaves_nothing(self, program: Path, tmp_path: Path, slide: Path) -> None:
+        even = _flat(tmp_path)  # nothing of what tissue does to activations
+        with pytest.raises(ParityError, match="worst class loses"):
+            export_model(asked(program, even, precision="int8", judged_on=(slide,)))
+        assert not program.with_name("unet.int8.onnx").exists()
+
+    def test_without_slides_it_is_refused(self, program: Path) -> None:
+        with pytest.raises(UsageError, match="calibrated on tissue"):
+            ExportRequest(str(program), precision="int8")
+
+
+def _flat(folder: Path) -> Path:
+    """A slide whose tissue is one even colour."""
+    import tifffile
+
+    path = folder / "flat.tif"
+    pixels = np.full((1024, 1024, 3), 245, np.uint8)
+    pixels[100:900, 100:900] = (200, 120, 170)
+    tifffile.imwrite(path, pixels, tile=(256, 256), photometric="rgb", resolution=(20000, 20000), resolutionunit=3)
+    return path
+
+
+class TestFormats:
+    @pytest.mark.parametrize(("to", "precision"), [("onnx", "fp32"), ("openvino", "fp32"), ("openvino", "fp16")])
+    def test_a_program_keeps_its_values(self, program: Path, slide: Path, to: str, precision: str) -> None:
+        out = program.with_name(f"copy{FORMATS[to]}")
+        report = export_model(asked(program, slide, to=to, precision=precision, out=out))
+        assert all(v.agreement is not None and v.agreement.argmax_agreement >= 0.999 for v in report.verdicts)
+        card = read_card(ModelSpec(str(out)))
+        assert (card.name, card.precision) == ("unet-4-2", precision)
+        assert card.halo == read_card(ModelSpec(str(program))).halo
+
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    def test_a_factory_becomes_a_torch_program(self, tmp_path: Path, slide: Path, precision: str) -> None:
+        pytest.importorskip("torch")
+        request = asked(
+            "tests.infer.torch_models:Tiny", slide, to="torch", precision=precision, out=tmp_path / "tiny.pt2",
+            min_agreement=0.99,
+        )  # fmt: skip
+        report = export_model(request)
+        assert report.verdicts[0].agreement is not None
+        card = load_predictor(ModelSpec(str(report.out))).card
+        assert (card.name, card.activation, card.precision) == ("tiny", "probabilities", precision)
+
+    def test_a_factory_becomes_onnx_with_its_softmax_inside(self, tmp_path: Path, slide: Path) -> None:
+        pytest.importorskip("onnxscript")
+        report = export_model(asked("tests.infer.torch_models:Tiny", slide, out=tmp_path / "tiny.onnx"))
+        assert onnx.load(str(report.out)).graph.node[-1].op_type == "Softmax"
+        assert report.card.activation == "probabilities"
+
+    def test_a_card_from_options_goes_into_the_file(self, tmp_path: Path, slide: Path) -> None:
+        program = networks.unet(tmp_path / "u.onnx", networks.UnetShape(4, 1, 2, SIDE))
+        model = onnx.load(str(program))
+        del model.metadata_props[:]
+        onnx.save(model, str(program))
+        card = {"mpp": 0.5, "classes": named_classes(["a", "b"]), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+        report = export_model(asked(program, slide, card=card, out=tmp_path / "with.onnx"))
+        assert read_card(ModelSpec(str(report.out))).mpp == 0.5
+
+    def test_results_are_not_replaced_unasked(self, program: Path, slide: Path) -> None:
+        with pytest.raises(OutputExistsError):
+            export_model(asked(program, slide))
+        with pytest.raises(UsageError, match=r"ends in \.xml"):
+            export_model(asked(program, slide, to="openvino", out=program.with_name("m.onnx")))
+
+    def test_what_has_lost_something_is_no_original(self, program: Path, slide: Path) -> None:
+        report = export_model(asked(program, slide, precision="int8", max_dice_loss=1.0))
+        with pytest.raises(ModelLoadError, match="fp32 original"):
+            export_model(asked(report.out, slide, to="openvino", out=program.with_name("x.xml")))
+
+    def test_a_torch_format_needs_a_torch_module(self, program: Path, slide: Path) -> None:
+        with pytest.raises(UsageError, match="made from a torch module"):
+            export_model(asked(program, slide, to="torch"))
+
+    def test_the_report_reads(self, program: Path, slide: Path) -> None:
+        report = export_model(asked(program, slide, to="openvino"))
+        content = json.loads(report.to_json())
+        assert content["verdicts"][0]["agreement"]["argmax_agreement"] > 0.999
+        assert "% of pixels keep their class" in report.describe()
+
+
+def _resize(mode: str, frame: str, nearest: str, scales: tuple[float, ...] = (1, 1, 2, 2)) -> bytes:
+    options = {"mode": mode, "coordinate_transformation_mode": frame} | ({"nearest_mode": nearest} if nearest else {})
+    graph = helper.make_graph(
+        [helper.make_node("Resize", ["x", "", "s"], ["y"], **options)], "g",
+        [helper.make_tensor_value_info("x", 1, ["N", 3, "H", "W"])],
+        [helper.make_tensor_value_info("y", 1, ["N", 3, "H2", "W2"])],
+        [numpy_helper.from_array(np.array(scales, np.float32), "s")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return bytes(model.SerializeToString())
+
+
+def _run(content: bytes, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    import onnxruntime as ort
+
+    (y,) = ort.InferenceSession(content, providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    return np.asarray(y)
+
+
+class TestTransposed:
+    @pytest.mark.parametrize(
+        ("mode", "frame", "nearest"),
+        [
+            ("linear", "half_pixel", ""),
+            ("linear", "pytorch_half_pixel", ""),
+            ("nearest", "asymmetric", "floor"),
+            ("nearest", "half_pixel", "round_prefer_floor"),
+            ("nearest", "half_pixel", "round_prefer_ceil"),
+        ],
+    )
+    @pytest.mark.parametrize("size", [(2, 2), (3, 5), (8, 7)])
+    def test_it_gives_the_values_of_resizing(self, mode: str, frame: str, nearest: str, size: tuple[int, int]) -> None:
+        content = _resize(mode, frame, nearest)
+        changed, replaced, left = transposed(content)
+        assert (replaced, left) == (1, 0)
+        x = np.random.default_rng(0).normal(size=(2, 3, *size)).astype(np.float32)
+        assert np.allclose(_run(changed, x), _run(content, x), atol=1e-6)
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            _resize("linear", "align_corners", ""),
+            _resize("linear", "asymmetric", ""),
+            _resize("cubic", "half_pixel", ""),
+            _resize("nearest", "asymmetric", "ceil"),
+            _resize("linear", "half_pixel", "", (1, 1, 4, 4)),
+        ],
+        ids=["align corners", "asymmetric linear", "cubic", "ceil", "by four"],
+    )
+    def test_what_it_cannot_be_stays(self, content: bytes) -> None:
+        assert transposed(content)[1:] == (0, 1)
+
+    def test_an_export_has_none_left(self, program: Path, slide: Path) -> None:
+        report = export_model(asked(program, slide, upsample="transposed", out=program.with_name("t.onnx")))
+        assert "Resize" not in {node.op_type for node in onnx.load(str(report.out)).graph.node}
+        assert "2 resizes" in report.notes[0]
+        assert all(v.agreement is not None and v.agreement.max_abs < 1e-4 for v in report.verdicts)
