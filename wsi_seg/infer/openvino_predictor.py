@@ -118,7 +118,7 @@ class OpenvinoProgram:
 def _read(path: Path) -> Any:
     try:
         model = ov.Core().read_model(str(path))
-    except (RuntimeError, UnicodeDecodeError) as error:  # the latter where a damaged file makes a message that is no text
+    except (RuntimeError, UnicodeDecodeError) as error:  # a damaged file in the message
         raise ModelLoadError(f"OpenVINO cannot read {path}: {_reason(error)}") from error
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ModelLoadError(
