@@ -148,6 +148,13 @@ class TestFormats:
         assert (card.name, card.precision) == ("unet-4-2", precision)
         assert card.halo == read_card(ModelSpec(str(program))).halo
 
+    def test_what_does_not_agree_is_not_written(self, program: Path, slide: Path) -> None:
+        with pytest.raises(ParityError, match=r"of the pixels keep their class, 1 must"):
+            export_model(asked(program, slide, precision="fp16", min_agreement=1.0))
+        assert [path.name for path in program.parent.iterdir()] == ["unet.onnx"]
+        export_model(asked(program, slide, precision="fp16"))
+        assert load_predictor(ModelSpec(str(program), precision="fp16")).facts.precision == "fp16"
+
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
     def test_a_factory_becomes_a_torch_program(self, tmp_path: Path, slide: Path, precision: str) -> None:
         pytest.importorskip("torch")
