@@ -47,6 +47,8 @@ class Judge:
 
     def verdicts(self, program: Path, fmt: str, tiles: NDArray[np.uint8] | None = None) -> list[Verdict]:
         """What each runtime of a format makes of a program."""
+        if not RUNTIMES[fmt]:
+            return [Verdict(fmt, None, "no runtime of ours takes it")]
         used = self.tiles if tiles is None else tiles
         return [self._verdict(program, runtime, used) for runtime in RUNTIMES[fmt]]
 
