@@ -78,7 +78,8 @@ class ModelCard:
     activation: str = "probabilities"
     """What is still to be applied to the output, one of `ACTIVATIONS`."""
     threshold: float = 0.5
-    """For a single output channel: pixels with probability >= threshold are class 1, else class 0."""
+    """For a single output channel: pixels with probability >= threshold are class 1, else class 0. For independent
+    (sigmoid) probabilities with one class more than channels: class 0 is where all of them are below the threshold."""
     background: tuple[int, int, int] = (255, 255, 255)
     """RGB that pads beyond the slide, as in training."""
     precision: str = "fp32"
@@ -93,6 +94,8 @@ class ModelCard:
     """One paragraph for people."""
     weights_sha256: str = ""
     """SHA-256 of the program or weights file, where it is known; checked on loading."""
+    output: str = ""
+    """Name of the output to use, for a program that has several (torch: key or position of what it returns)."""
 
     def __post_init__(self) -> None:
         for problem in _problems(self):
@@ -113,8 +116,11 @@ class ModelCard:
         return 255 if self.n_classes <= 255 else 65535
 
     def to_json(self) -> str:
-        """Canonical JSON: sorted keys, no white space; equal cards give equal text."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """Canonical JSON: sorted keys, no white space; equal cards give equal text. `output` only where it is named."""
+        content = asdict(self)
+        if not self.output:
+            del content["output"]
+        return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str, source: str) -> ModelCard:

@@ -80,7 +80,7 @@ def test_fixed_shapes_are_demanded(affine: Affine, runtime: str) -> None:
     assert predictor.predict(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, 2, 32, 32)
     with pytest.raises(PredictorError, match="batch size 3"):
         predictor.predict(np.zeros((3, 32, 32, 3), np.uint8))
-    with pytest.raises(PredictorError, match="tile height"):
+    with pytest.raises(CardError, match="takes exactly 32 px; state tile_size 32"):
         load_predictor(ModelSpec(str(path), runtime=runtime, card=stated(tile_size=64)))
 
 

@@ -89,7 +89,10 @@ def run_options(
     layout: Annotated[str | None, typer.Option(help="NCHW or NHWC.")] = None,
     output_stride: Annotated[int | None, typer.Option(help="Total down-sampling of the network.")] = None,
     halo: Annotated[int | None, typer.Option(help="Context per side that an exact prediction needs, px.")] = None,
-    threshold: Annotated[float | None, typer.Option(help="For one output channel: class 1 from here.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="For one output channel, or sigmoids: a class from here.")
+    ] = None,
+    output: Annotated[str | None, typer.Option(help="The output to use, of a model that has several.")] = None,
     mpp: Annotated[
         float | None,
         typer.Option(help="um per px of the slide's finest level, over what it says."),
@@ -120,7 +123,7 @@ def run_options(
     """The value that the options make."""
     given = card_fields(
         mpp=model_mpp, classes=classes, mean=mean, std=std, activation=activation, channels=channels, layout=layout,
-        output_stride=output_stride, halo=halo, threshold=threshold,
+        output_stride=output_stride, halo=halo, threshold=threshold, output=output,
     )  # fmt: skip
     return RunOptions(
         model=model,

@@ -70,6 +70,7 @@ def prepare(source: Path | Slide, options: RunOptions, stop: Event | None = None
         )
     workers = options.workers or usable_cores()
     model, predictor = _load(options, workers)
+    options = _as_the_program_demands(options, predictor)
     check_stop(stop)
     return _measured(slide, (model, predictor), options, workers, stop)
 
@@ -105,11 +106,25 @@ def _load(options: RunOptions, workers: int) -> tuple[ModelSpec, Predictor]:
     return spec, load_predictor(spec)
 
 
+def _as_the_program_demands(options: RunOptions, predictor: Predictor) -> RunOptions:
+    """The options with the tile size of a program that takes no other. Raises UsageError where they contradict it."""
+    count, height, width = predictor.fixed_input
+    side = height or width
+    for name, asked, demanded in (("--tile", options.tile, side), ("--batch-size", options.batch, count)):
+        if demanded is not None and asked not in (None, demanded):
+            raise UsageError(
+                f"{name} {asked}",
+                rule=f"the program of model {predictor.card.name!r} takes exactly {demanded}",
+                remedy=f"leave {name} out, or export the model with dynamic axes",
+            )
+    return options if side is None else replace(options, tile=side)
+
+
 def _measured(
     slide: Slide, loaded: tuple[ModelSpec, Predictor], options: RunOptions, workers: int, stop: Event | None
 ) -> Prepared:
     """Look at the slide and at what the model does on it, and make the plan."""
-    from wsi_seg.infer import measure_halo, model_sha256
+    from wsi_seg.infer import measure_halo, model_notes, model_sha256
     from wsi_seg.plan import PlanRequest, ProgramFacts, SlideFacts, choose_scale, choose_tiling, make_plan, read_roi
 
     assert slide.mpp is not None
@@ -141,7 +156,8 @@ def _measured(
     check_stop(stop)
     roi = None if options.roi is None else read_roi(options.roi, slide.bounds)
     plan = make_plan(PlanRequest(facts, predictor.card, program, wishes, thumbnail, roi))
-    return Prepared(slide, predictor, model, replace(plan, notes=(*notes, *chosen, *plan.notes)), thumbnail)
+    told = (*notes, *chosen, *plan.notes, *model_notes(model, predictor, halo))
+    return Prepared(slide, predictor, model, replace(plan, notes=told), thumbnail)
 
 
 def _chosen(

@@ -8,6 +8,7 @@ from wsi_seg.infer.choice import Choice, choose_program
 from wsi_seg.infer.loading import load_predictor, read_card
 from wsi_seg.infer.location import builtin_models, model_sha256
 from wsi_seg.infer.measuring import Trial, candidates, concrete, throughput, try_candidate
+from wsi_seg.infer.notes import model_notes
 from wsi_seg.infer.parity import Agreement, agreement
 from wsi_seg.infer.probing import batch_independent, measure_halo, measure_output_stride
 from wsi_seg.infer.protocol import CardOverrides, ModelSpec, Predictor, RuntimeFacts
@@ -29,6 +30,7 @@ __all__ = [
     "load_predictor",
     "measure_halo",
     "measure_output_stride",
+    "model_notes",
     "model_sha256",
     "read_card",
     "throughput",

@@ -15,45 +15,147 @@ from wsi_seg.card import ModelCard
 from wsi_seg.errors import CardError, ModelLoadError
 from wsi_seg.infer.protocol import CardOverrides, Signature
 
+_RAW_STD = 1 / 255
+"""`std` that feeds 0-255."""
+MAX_PIXELS = 2**28
+"""Pixels of one batch that a program may demand."""
+
 
 @dataclass(frozen=True, slots=True)
 class FoundCard:
-    """A card and whether its output stride was stated or is only the default."""
+    """A card, the signature narrowed to the output in use, and whether the output stride was stated."""
 
     card: ModelCard
     stride_stated: bool
+    signature: Signature = Signature()
 
 
-def check_signature(signature: Signature, name: str) -> None:
-    """Refuse programs that cannot be per-pixel classifiers of RGB images. Raises ModelLoadError."""
-    for port, shape in (("input", signature.input_shape), ("output", signature.output_shape)):
-        if shape is not None and len(shape) not in (0, 4):  # 0: the file does not say
-            raise ModelLoadError(
-                f"the {port} of {name} has {len(shape)} axes {_words(shape)}",
-                rule="a segmentation model maps (N, 3, H, W) or (N, H, W, 3) to as many axes",
-                remedy="export it as a fully convolutional network",
-            )
-    if signature.input_type not in (None, "float32"):
+def check_signature(signature: Signature, name: str, types: tuple[str, ...] = ("float32",)) -> None:
+    """Refuse programs that do not take RGB images of one of the types. Raises ModelLoadError."""
+    shape = signature.input_shape
+    if shape is not None and len(shape) not in (0, 4):  # 0: the file does not say
         raise ModelLoadError(
-            f"the input of {name} is {signature.input_type}", rule="programs take float32", remedy="export it so"
+            f"the input of {name} has {len(shape)} axes {_words(shape)}",
+            rule="a segmentation model maps (N, 3, H, W) or (N, H, W, 3) to as many axes",
+            remedy="export it as a fully convolutional network",
+        )
+    if signature.input_type not in (None, *types):
+        raise ModelLoadError(
+            f"the input of {name} is {signature.input_type}",
+            rule=f"programs take {', '.join(types)}",
+            remedy="export it so",
         )
 
 
 def find_card(name: str, signature: Signature, beside: Path, overrides: CardOverrides) -> FoundCard:
     """The card of a program: in its metadata, in `<program>.card.json`, in `card.json`, else from `overrides`.
 
-    `overrides` wins over what a card says. `beside` is the program (or weights) file. Raises CardError.
+    `overrides` wins over what a card says; what neither says is taken from the program where that proves it. `beside`
+    is the program (or weights) file. Raises CardError, ModelLoadError.
     """
     text, source = signature.card_json, str(beside)
     if text is None:
         text, source = _card_file(beside)
     stated = overrides.stated()
     if text is None:
-        return _assemble(name, signature, stated)
-    card = ModelCard.from_json(text, source)
+        narrowed = _with_output(name, signature, overrides.output or "")
+        card = _assemble(name, narrowed, stated)
+        given = set(stated)
+    else:
+        card = ModelCard.from_json(text, source)
+        card = card.replaced(**stated) if stated else card
+        given = {*json.loads(text), *stated}
+        narrowed = _with_output(name, signature, card.output)
     # A card that leaves the stride out does not mean 1: it is measured, as without a card.
-    knows_stride = "output_stride" in {*json.loads(text), *stated}
-    return FoundCard(card.replaced(**stated) if stated else card, knows_stride)
+    return FoundCard(_agreeing(card, given, narrowed), "output_stride" in given, narrowed)
+
+
+def _with_output(name: str, signature: Signature, wanted: str) -> Signature:
+    """The signature with the output of that name in use, or with the only one. Raises ModelLoadError."""
+    ports = signature.outputs
+    if not ports:  # only known once it runs, or already in use
+        return signature
+    chosen = [port for port in ports if port.name == wanted] if wanted else list(ports)
+    if len(chosen) != 1:
+        listed = ", ".join(f"{port.name} {_words(port.shape or ())}" for port in ports)
+        raise ModelLoadError(
+            f"{name} has no output {wanted!r}; it has {listed}" if wanted else f"{name} has several outputs: {listed}",
+            rule="one output holds the classes, and which one is never guessed",
+            remedy="name it with --output or in the card",
+        )
+    shape = chosen[0].shape
+    if shape is not None and len(shape) not in (0, 3, 4):
+        raise ModelLoadError(
+            f"the output {chosen[0].name} of {name} has {len(shape)} axes {_words(shape)}",
+            rule="a segmentation model gives one value per class and px: (N, C, H, W), (N, H, W, C) or (N, H, W)",
+            remedy="export it as a fully convolutional network",
+        )
+    return signature.of_output(chosen[0])
+
+
+def _agreeing(card: ModelCard, given: set[str], signature: Signature) -> ModelCard:
+    """The card, completed by what the program demands. Raises CardError, ModelLoadError where they contradict."""
+    _check_image_axes(card, signature)
+    card = _with_tile(card, given, signature)
+    last = signature.last_operation
+    if last in ("Softmax", "Sigmoid", "ArgMax") and card.activation != "probabilities":
+        raise CardError(
+            f"activation {card.activation} for {card.name!r}, whose program ends in {last}",
+            rule="an activation is applied once",
+            remedy="use activation probabilities",
+        )
+    if signature.input_type != "uint8":
+        return card
+    if not given & {"mean", "std"}:
+        return card.replaced(mean=(0.0,) * 3, std=(_RAW_STD,) * 3)
+    if any(card.mean) or any(abs(value - _RAW_STD) > 1e-6 for value in card.std):
+        raise CardError(
+            f"mean {card.mean} and std {card.std} for {card.name!r}, whose program takes uint8",
+            rule="a uint8 program takes pixels as they are and normalises them itself",
+            remedy="leave mean and std out, or give mean 0 and std 0.0039215686 (1/255)",
+        )
+    return card
+
+
+def _check_image_axes(card: ModelCard, signature: Signature) -> None:
+    """Refuse an input whose channel axis, by the card's layout, is not of three channels."""
+    shape = signature.input_shape
+    channels = None if not shape else shape[1 if card.layout == "NCHW" else 3]
+    if shape and channels not in (None, 3):
+        other = "NHWC" if card.layout == "NCHW" else "NCHW"
+        turned = shape[1 if other == "NCHW" else 3] in (None, 3)
+        raise CardError(
+            f"layout {card.layout} for {card.name!r}, whose input is {_words(shape)}",
+            rule="the channel axis of the input has 3 entries: red, green and blue",
+            remedy=f"give --layout {other}" if turned else "export a model that takes RGB images",
+        )
+
+
+def _with_tile(card: ModelCard, given: set[str], signature: Signature) -> ModelCard:
+    """The card with the tile size that the program demands, if it demands one."""
+    count, height, width = fixed_input(signature, card.layout)
+    if height is not None and width is not None and height != width:
+        raise ModelLoadError(
+            f"the program of {card.name!r} takes {width} x {height} px (width x height) only",
+            rule="tiles are square",
+            remedy="export it with equal sides, or with dynamic height and width",
+        )
+    side = height or width
+    if (count or 1) * (side or 1) ** 2 > MAX_PIXELS:
+        raise ModelLoadError(
+            f"the program of {card.name!r} takes {count or 1} tiles of {side or 1} px at a time",
+            rule=f"at most {MAX_PIXELS} px in one batch",
+            remedy="export it with dynamic axes, or with smaller ones",
+        )
+    if side is None or side == card.tile_size:
+        return card
+    if "tile_size" in given:
+        raise CardError(
+            f"tile_size {card.tile_size} of {card.name!r}",
+            rule=f"the program takes exactly {side} px",
+            remedy=f"state tile_size {side} in the card, or export the program with dynamic height and width",
+        )
+    return card.replaced(tile_size=side)
 
 
 def fixed_input(signature: Signature, layout: str) -> tuple[int | None, int | None, int | None]:
@@ -78,7 +180,7 @@ def _card_file(beside: Path) -> tuple[str | None, str]:
     return None, str(beside)
 
 
-def _assemble(name: str, signature: Signature, stated: dict[str, Any]) -> FoundCard:
+def _assemble(name: str, signature: Signature, stated: dict[str, Any]) -> ModelCard:
     """A card from options and from what the program proves."""
     facts = {**_proven(signature), **stated}
     options = {
@@ -95,7 +197,7 @@ def _assemble(name: str, signature: Signature, stated: dict[str, Any]) -> FoundC
             remedy="give these options or write a card.json beside the model",
         )
     stem = Path(name).stem or name
-    return FoundCard(ModelCard(name=stem, **facts), "output_stride" in facts)
+    return ModelCard(name=stem, **facts)
 
 
 def _proven(signature: Signature) -> dict[str, Any]:
@@ -106,19 +208,18 @@ def _proven(signature: Signature) -> dict[str, Any]:
         facts["layout"] = "NCHW"  # only torch programs do not tell their shape, and torch images are NCHW
     elif (shape[1] == 3) != (shape[3] == 3):
         facts["layout"] = "NCHW" if shape[1] == 3 else "NHWC"
-    if "layout" in facts:
-        _, height, width = fixed_input(signature, facts["layout"])
-        if height is not None and height == width:
-            facts["tile_size"] = height
-    if signature.last_operation in ("Softmax", "Sigmoid"):
+    if signature.last_operation in ("Softmax", "Sigmoid") or signature.gives_labels:
         facts["activation"] = "probabilities"
+    if signature.input_type == "uint8":
+        facts["mean"], facts["std"] = (0.0,) * 3, (_RAW_STD,) * 3
     return facts
 
 
 def _channels(signature: Signature, layout: str | None) -> int | None:
-    if not signature.output_shape or layout is None:
+    shape = signature.output_shape
+    if not shape or len(shape) != 4 or layout is None or signature.gives_labels:
         return None
-    return signature.output_shape[1 if layout == "NCHW" else 3]
+    return shape[1 if layout == "NCHW" else 3]
 
 
 def _words(value: Any) -> str:

@@ -14,8 +14,9 @@ from wsi_seg.errors import CardError, ModelLoadError
 from wsi_seg.infer.card_source import FoundCard, check_signature, find_card, fixed_input
 from wsi_seg.infer.constant import constant_parts, is_constant
 from wsi_seg.infer.location import STORED, Location, file_sha256, locate, weights_sha256
+from wsi_seg.infer.output_forms import NoneOfThem, Votes
 from wsi_seg.infer.predictor import ProgramPredictor, probe
-from wsi_seg.infer.probing import measure_output_stride
+from wsi_seg.infer.probing import accepted_stride, measure_output_stride
 from wsi_seg.infer.protocol import ModelSpec, Predictor, Program, Signature
 
 _LOG = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ def load_predictor(spec: ModelSpec) -> Predictor:
     """
     if is_constant(spec.model):
         constant, card = constant_parts(spec.model)
-        return _probed(constant, FoundCard(card.replaced(**spec.card.stated()), True), (None, None, None))
+        return _probed(constant, FoundCard(card.replaced(**spec.card.stated()), True))
     location = locate(spec)
     module, signature = _signature(location, spec)
     found = _card(location, signature, spec)
@@ -41,7 +42,7 @@ def load_predictor(spec: ModelSpec) -> Predictor:
             failures.append(error)
             _LOG.warning("%s: %s", runtime, error)
             continue
-        return _probed(program, found, fixed_input(signature, found.card.layout))
+        return _probed(program, found)
     raise failures[-1]
 
 
@@ -54,6 +55,16 @@ def read_card(spec: ModelSpec) -> ModelCard:
         return constant_parts(spec.model)[1].replaced(**spec.card.stated())
     location = locate(spec)
     return _card(location, _signature(location, spec)[1], spec).card
+
+
+def read_found(spec: ModelSpec) -> FoundCard | None:
+    """Card and signature of a spec, read again from its file; None for what has to be run or imported to be known."""
+    if is_constant(spec.model):
+        return None
+    location = locate(spec)
+    if location.kind not in ("onnx", "openvino-ir"):
+        return None
+    return _card(location, _signature(location, spec)[1], spec)
 
 
 def _signature(location: Location, spec: ModelSpec) -> tuple[Any, Signature]:
@@ -74,7 +85,8 @@ def _signature(location: Location, spec: ModelSpec) -> tuple[Any, Signature]:
                 f"{location.name} needs torch, which is not installed", remedy="pip install 'wsi-seg[torch]'"
             ) from error
         module, signature = torch_predictor.open_module(location, spec)
-    check_signature(signature, location.name)
+    types = ("float32", "float16", "uint8") if location.kind in ("onnx", "openvino-ir") else ("float32",)
+    check_signature(signature, location.name, types)
     return module, signature
 
 
@@ -127,17 +139,30 @@ def _open(runtime: str, location: Location, module: Any, settings: tuple[ModelCa
     return TorchProgram(module, *settings)
 
 
-def _probed(program: Program, found: FoundCard, fixed: tuple[int | None, int | None, int | None]) -> Predictor:
+def _probed(program: Program, found: FoundCard) -> Predictor:
     """The predictor, after one prediction has shown that card and program agree."""
-    n_channels = probe(program, found.card, fixed)
-    predictor = ProgramPredictor(program, found.card, n_channels, fixed)
+    card, signature = found.card, found.signature
+    fixed = fixed_input(signature, card.layout)
+    if signature.gives_labels:
+        program = Votes(program, card)
+    independent = card.activation == "sigmoid" or signature.last_operation == "Sigmoid"
+    n_channels = probe(program, card, fixed, independent=independent)
+    if 1 < n_channels < card.n_classes:
+        program, n_channels = NoneOfThem(program, card.threshold), n_channels + 1
+    predictor = ProgramPredictor(program, card, n_channels, fixed)
     if found.stride_stated:
         return predictor
+    return ProgramPredictor(program, card.replaced(output_stride=_stride(predictor)), n_channels, fixed)
+
+
+def _stride(predictor: Predictor) -> int:
+    """The output stride, measured: by shifting an image, and by whether the program takes such sides at all."""
     stride = measure_output_stride(predictor)
+    stride = None if stride is None else accepted_stride(predictor, stride)
     if stride is None:
         raise CardError(
-            f"the output stride of {found.card.name!r} is not stated and could not be measured",
+            f"the output stride of {predictor.card.name!r} is not stated and could not be measured",
             rule="a card-less model must be shift-equivariant for some step up to 64 px",
             remedy="give --output-stride",
         )
-    return ProgramPredictor(program, found.card.replaced(output_stride=stride), n_channels, fixed)
+    return stride

@@ -1,77 +1,70 @@
-"""What an ONNX file says of itself, read without compiling it; the only file of this room that imports onnx.
+"""What an ONNX file says of itself, read without compiling it.
 
-Owns the signature, the card in the metadata and the list of external data files. Refuses programs that do not take one
-image and give one map, and external data outside the program's own folder. Knows no runtime.
+Owns the signature: input, outputs, the card in the metadata, the operations that look at a whole tile. Refuses programs
+that do not take one image. Knows no runtime.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from wsi_seg.card import METADATA_KEY
 from wsi_seg.errors import ModelLoadError
-from wsi_seg.infer.protocol import Signature
+from wsi_seg.infer import onnx_trust
+from wsi_seg.infer.protocol import Port, Signature
 
 _LAYOUT_ONLY = ("Identity", "Transpose", "Cast", "Reshape", "Squeeze", "Unsqueeze")
+_TILE_WIDE = frozenset({
+    "InstanceNormalization", "GroupNormalization", "MeanVarianceNormalization", "GlobalAveragePool", "GlobalMaxPool",
+    "GlobalLpPool",
+})  # fmt: skip
+_SPATIAL = ({2, 3}, {-2, -1}, {1, 2}, {-3, -2})
+"""Pairs of axes that are height and width, planar or not."""
 
 
 def read_signature(path: Path) -> Signature:
-    """Shapes, last operation and card of an ONNX file. Raises ModelLoadError."""
+    """Input, outputs, tile-wide operations and card of an ONNX file that is safe to load. Raises ModelLoadError."""
     model = _parse(path)
-    external_files(path, model)
+    onnx_trust.external_files(path, model)
+    onnx_trust.check_trust(path, model)
     graph = model.graph
-    weights = {tensor.name for tensor in graph.initializer}
+    weights = {tensor.name for tensor in (*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer))}
     inputs = [port for port in graph.input if port.name not in weights]
-    if len(inputs) != 1 or len(graph.output) != 1:
+    if len(inputs) != 1:
+        listed = ", ".join(f"{port.name} {_words(_shape(port))}" for port in inputs) or "none"
         raise ModelLoadError(
-            f"{path} has {len(inputs)} inputs and {len(graph.output)} outputs",
-            rule="a segmentation model takes one image and gives one map",
-            remedy="export the model with its class map as the only output",
+            f"{path} has {len(inputs)} inputs: {listed}",
+            rule="a segmentation model takes one image",
+            remedy="export it with the others as constants inside the program",
         )
+    outputs = tuple(Port(port.name, _shape(port), _type(port), _maker(graph, port.name)) for port in graph.output)
     cards = [entry.value for entry in model.metadata_props if entry.key == METADATA_KEY]
     return Signature(
-        _shape(inputs[0]),
-        _shape(graph.output[0]),
-        _type(inputs[0]),
-        _last_operation(graph),
-        cards[0] if cards else None,
+        input_shape=_shape(inputs[0]),
+        input_type=_type(inputs[0]),
+        card_json=cards[0] if cards else None,
+        outputs=outputs,
+        tile_wide=_tile_wide(graph),
     )
 
 
-def external_files(path: Path, model: Any = None) -> list[Path]:
-    """Files beside `path` that hold its large weights, sorted; none for most models.
-
-    Raises ModelLoadError where one is absolute, a link, or outside the program's folder: a model must not make its
-    runtime open other files.
-    """
-    found = set()
-    for tensor in _tensors((model or _parse(path)).graph):
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                found.add(_inside(path, entry.value))
-    return sorted(found)
-
-
-def _inside(path: Path, location: str) -> Path:
-    target = path.parent / location
-    inside = location and not Path(location).is_absolute()  # `..` and links do not survive resolve() below
-    if not inside or target.resolve() != path.parent.resolve() / location or not target.is_file():
-        raise ModelLoadError(
-            f"{path} keeps weights in {location!r}",
-            rule="external data is a plain file in the folder of the program",
-            remedy="copy it there, or save the model as one file",
-        )
-    return target
+def external_files(path: Path) -> list[Path]:
+    """Files beside `path` that hold its large weights, sorted; none for most models. Raises ModelLoadError."""
+    return onnx_trust.external_files(path, _parse(path))
 
 
 def _parse(path: Path) -> Any:
     try:
+        onnx_trust.check_size(path)
         model = onnx.load(str(path), load_external_data=False)
+    except ModelLoadError:  # is an OSError
+        raise
     except OSError as error:
         raise ModelLoadError(f"cannot read {path}: {error.strerror}") from error
     except Exception as error:  # protobuf raises its own DecodeError, or ValueError, by version
@@ -81,22 +74,13 @@ def _parse(path: Path) -> Any:
     return model
 
 
-def _tensors(graph: Any) -> Iterator[Any]:
-    """All stored tensors of a graph and its subgraphs."""
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield attribute.t
-            yield from attribute.tensors
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _tensors(inner)
-
-
 def _shape(port: Any) -> tuple[int | None, ...]:
     dims = port.type.tensor_type.shape.dim
     return tuple(dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in dims)
+
+
+def _words(shape: Iterable[int | None]) -> str:
+    return "(" + ", ".join("?" if size is None else str(size) for size in shape) + ")"
 
 
 def _type(port: Any) -> str | None:
@@ -106,13 +90,41 @@ def _type(port: Any) -> str | None:
         return None
 
 
-def _last_operation(graph: Any) -> str | None:
-    """Operation that makes the values of the output, looking through changes of layout."""
-    makers = {name: node for node in graph.node for name in node.output}
-    name = graph.output[0].name
+def _maker(graph: Any, name: str) -> str | None:
+    """Operation that makes the values of an output, looking through changes of layout."""
+    makers = {made: node for node in graph.node for made in node.output}
     for _ in range(len(graph.node)):  # bounded: a broken graph may hold a cycle
         node = makers.get(name)
         if node is None or node.op_type not in _LAYOUT_ONLY:
             return str(node.op_type) if node is not None else None
         name = node.input[0]
     return None
+
+
+def _tile_wide(graph: Any) -> tuple[str, ...]:
+    """Operations of the graph that look at all pixels of a tile at once, by name."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            constants[node.output[0]] = node.attribute[0].t
+    return tuple(sorted({str(node.op_type) for node in graph.node if _is_tile_wide(node, constants)}))
+
+
+def _is_tile_wide(node: Any, constants: dict[str, Any]) -> bool:
+    if node.op_type in _TILE_WIDE:
+        return True
+    attributes = {attribute.name: attribute for attribute in node.attribute}
+    if node.op_type == "LayerNormalization":
+        return "axis" in attributes and attributes["axis"].i in (1, -3, -2)
+    if not node.op_type.startswith("Reduce"):
+        return False
+    if "axes" in attributes:
+        axes = set(attributes["axes"].ints)
+    elif len(node.input) > 1 and node.input[1] in constants:
+        try:
+            axes = {int(axis) for axis in numpy_helper.to_array(constants[node.input[1]]).ravel()}
+        except (TypeError, ValueError):  # weights outside the file, or none
+            return False
+    else:
+        return len(node.input) == 1  # over all axes
+    return any(pair <= axes for pair in _SPATIAL)

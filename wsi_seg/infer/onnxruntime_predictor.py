@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import ModelLoadError, PredictorError
 from wsi_seg.infer.activation import activated
-from wsi_seg.infer.pixels import PixelConversion
+from wsi_seg.infer.output_forms import planar
+from wsi_seg.infer.pixels import pixel_feed
 from wsi_seg.infer.protocol import ModelSpec, RuntimeFacts
 
 _PROVIDER = "CPUExecutionProvider"
@@ -34,8 +35,9 @@ class OnnxRuntimeProgram:
             )  # fmt: skip
         self._name, self._card = str(path), card
         self._session: Any = _session(path, spec.threads)
-        self._input = self._session.get_inputs()[0].name
-        self._convert = PixelConversion(card)
+        port = self._session.get_inputs()[0]
+        self._input, self._outputs = port.name, [card.output] if card.output else None
+        self._convert = pixel_feed(card, port.type)
         self.facts = RuntimeFacts("onnxruntime", ort.__version__, "CPU", card.precision)
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
@@ -44,12 +46,10 @@ class OnnxRuntimeProgram:
         if session is None:
             raise PredictorError(f"{self._name} is closed")
         try:
-            (output,) = session.run(None, {self._input: self._convert(batch)})
+            (output,) = session.run(self._outputs, {self._input: self._convert(batch)})
         except Exception as error:  # onnxruntime's exceptions share no base but Exception
             raise PredictorError(f"ONNX Runtime failed on {self._name}, batch {batch.shape}: {error}") from error
-        if self._card.layout == "NHWC" and output.ndim == 4:
-            output = np.ascontiguousarray(output.transpose(0, 3, 1, 2))
-        return activated(output, self._card.activation) if output.ndim == 4 else output
+        return activated(planar(output, self._card), self._card.activation) if output.ndim in (3, 4) else output
 
     def close(self) -> None:
         """Drop the session."""

@@ -20,7 +20,8 @@ from openvino.preprocess import PrePostProcessor
 
 from wsi_seg.card import METADATA_KEY, ModelCard
 from wsi_seg.errors import ModelLoadError, PredictorError
-from wsi_seg.infer.protocol import ModelSpec, RuntimeFacts, Signature
+from wsi_seg.infer.output_forms import output_layout
+from wsi_seg.infer.protocol import ModelSpec, Port, RuntimeFacts, Signature
 
 Shape = tuple[int, ...]
 
@@ -36,10 +37,13 @@ def read_signature(path: Path) -> Signature:
     """Shapes and card of an OpenVINO IR; the card may sit in its runtime info. Raises ModelLoadError."""
     model = _read(path)
     card = str(model.get_rt_info([METADATA_KEY]).astype(str)) if model.has_rt_info([METADATA_KEY]) else None
-    maker = model.output(0).get_node().input_value(0).get_node().get_type_name()
-    last = {"SoftMax": "Softmax", "Sigmoid": "Sigmoid"}.get(maker, maker)
-    kind = model.input(0).get_element_type().to_dtype().name
-    return Signature(_dims(model.input(0)), _dims(model.output(0)), kind, last, card)
+    return Signature(
+        input_shape=_dims(model.input(0)),
+        input_type=_element(model.input(0)),
+        card_json=card,
+        outputs=tuple(_port(output) for output in model.outputs),
+        tile_wide=tuple(sorted({node.get_type_name() for node in model.get_ops() if _is_tile_wide(node)})),
+    )
 
 
 def has_native_bf16() -> bool:
@@ -53,7 +57,7 @@ class OpenvinoProgram:
     def __init__(self, path: Path, card: ModelCard, spec: ModelSpec) -> None:
         self._core = ov.Core()
         self._name = str(path)
-        self._model = _from_pixels(_read(path), card, self._name)
+        self._model = _from_pixels(_with_output(_read(path), card), card, self._name)
         self._precision = "bf16" if spec.precision == "bf16" else card.precision
         if self._precision == "bf16" and not has_native_bf16():
             _LOG.warning("this CPU has no bf16 instructions: OpenVINO emulates them; --precision fp32 may be faster")
@@ -120,12 +124,27 @@ def _read(path: Path) -> Any:
         model = ov.Core().read_model(str(path))
     except (RuntimeError, UnicodeDecodeError) as error:  # a damaged file in the message
         raise ModelLoadError(f"OpenVINO cannot read {path}: {_reason(error)}") from error
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
+    if len(model.inputs) != 1:
         raise ModelLoadError(
-            f"{path} has {len(model.inputs)} inputs and {len(model.outputs)} outputs",
-            rule="a segmentation model takes one image and gives one map",
+            f"{path} has {len(model.inputs)} inputs",
+            rule="a segmentation model takes one image",
+            remedy="export it with the others as constants inside the program",
         )
     return model
+
+
+def _with_output(model: Any, card: ModelCard) -> Any:
+    """The model with only the output that the card names, its channel axis in place: rank 4, never 3."""
+    from openvino import opset13
+
+    port = model.output(card.output) if card.output else model.output(0)
+    if len(model.outputs) == 1 and len(port.get_partial_shape()) == 4:
+        return model
+    values = port.get_node().input_value(0)
+    if len(port.get_partial_shape()) == 3:
+        axis = opset13.constant(np.array([1], np.int64))
+        values = opset13.unsqueeze(values, axis).output(0)
+    return ov.Model([opset13.result(values)], model.get_parameters(), model.get_friendly_name())
 
 
 def _from_pixels(model: Any, card: ModelCard, name: str) -> Any:
@@ -135,11 +154,13 @@ def _from_pixels(model: Any, card: ModelCard, name: str) -> Any:
         image = steps.input(0)
         image.tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
         image.model().set_layout(ov.Layout(card.layout))
-        pixels = image.preprocess().convert_element_type(ov.Type.f32)
+        pixels = image.preprocess()
         if card.channels == "BGR":
-            pixels = pixels.reverse_channels()
-        pixels.mean([255.0 * value for value in card.mean]).scale([255.0 * value for value in card.std])
-        steps.output(0).model().set_layout(ov.Layout(card.layout))
+            pixels.reverse_channels()
+        if _element(model.input(0)) != "uint8":
+            pixels.convert_element_type(ov.Type.f32)
+            pixels.mean([255.0 * value for value in card.mean]).scale([255.0 * value for value in card.std])
+        steps.output(0).model().set_layout(ov.Layout(output_layout(_dims(model.output(0)), card)))
         steps.output(0).tensor().set_layout(ov.Layout("NCHW")).set_element_type(ov.Type.f32)
         return steps.build()
     except RuntimeError as error:
@@ -154,7 +175,7 @@ def _with_activation(model: Any, card: ModelCard) -> Any:
     from openvino import opset13
 
     logits = model.output(0).get_node().input_value(0)
-    axis = 1 if card.layout == "NCHW" else 3
+    axis = 1 if output_layout(_dims(model.output(0)), card) == "NCHW" else 3
     node = opset13.softmax(logits, axis) if card.activation == "softmax" else opset13.sigmoid(logits)
     return ov.Model([node], model.get_parameters(), model.get_friendly_name())
 
@@ -187,6 +208,29 @@ def _dims(port: Any) -> tuple[int | None, ...]:
     if shape.rank.is_dynamic:
         return ()
     return tuple(dim.get_length() if dim.is_static else None for dim in shape)
+
+
+def _element(port: Any) -> str:
+    return str(port.get_element_type().to_dtype().name)
+
+
+def _port(output: Any) -> Port:
+    maker = output.get_node().input_value(0).get_node().get_type_name()
+    names = sorted(output.get_names())
+    operation = {"SoftMax": "Softmax"}.get(maker, maker)
+    return Port(names[0] if names else "", _dims(output), _element(output), operation)
+
+
+def _is_tile_wide(node: Any) -> bool:
+    """Whether an operation normalises or reduces over height and width."""
+    kind = node.get_type_name()
+    if kind == "GroupNormalization":
+        return True
+    if kind != "MVN" and not kind.startswith("Reduce"):
+        return False
+    axes = node.input_value(1).get_node()
+    found = {int(axis) for axis in axes.get_data().ravel()} if axes.get_type_name() == "Constant" else set()
+    return any(pair <= found for pair in ({2, 3}, {-2, -1}, {1, 2}, {-3, -2}))
 
 
 def _reason(error: Exception) -> str:

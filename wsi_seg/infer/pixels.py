@@ -1,6 +1,12 @@
-"""Pixels as a program expects them, for runtimes that do not convert in their graph; owns the card's affine map."""
+"""Pixels as a program expects them, for runtimes that do not convert in their graph.
+
+Owns the card's affine map, and the element types that programs take.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,3 +31,21 @@ class PixelConversion:
         out = np.empty(shape, np.float32)
         (pack_nchw if self._planar else pack_nhwc)(batch, self._scale, self._shift, self._reverse, out)
         return out
+
+
+def pixel_feed(card: ModelCard, element: str) -> Callable[[NDArray[np.uint8]], NDArray[Any]]:
+    """What turns a batch (N, H, W, 3) uint8 RGB into the program's input; `element` as ONNX Runtime names it.
+
+    `tensor(uint8)`: pixels as they are, in layout and channel order of the card; `tensor(float16)`: rounded from float32.
+    """
+    if element == "tensor(uint8)":
+        return lambda batch: _raw(batch, card)
+    convert = PixelConversion(card)
+    if element == "tensor(float16)":
+        return lambda batch: convert(batch).astype(np.float16)
+    return convert
+
+
+def _raw(batch: NDArray[np.uint8], card: ModelCard) -> NDArray[np.uint8]:
+    ordered = batch[..., ::-1] if card.channels == "BGR" else batch
+    return np.ascontiguousarray(ordered.transpose(0, 3, 1, 2) if card.layout == "NCHW" else ordered)

@@ -36,7 +36,7 @@ class ProgramPredictor:
         if program is None:
             raise PredictorError(f"model {self.card.name!r} is closed", rule="predict before close")
         check_batch(batch, self.card, self.fixed_input)
-        output = program.run(np.ascontiguousarray(batch))
+        output = _run(program, np.ascontiguousarray(batch), self.card)
         return shaped(output, (batch.shape[0], self.n_channels, *batch.shape[1:3]), self.card)
 
     def close(self) -> None:
@@ -46,34 +46,70 @@ class ProgramPredictor:
             program.close()
 
 
-def probe(program: Program, card: ModelCard, fixed_input: FixedInput) -> int:
-    """Number of output channels, found by one prediction at the tile size. Raises CardError, PredictorError."""
+def probe(program: Program, card: ModelCard, fixed_input: FixedInput, *, independent: bool = False) -> int:
+    """Number of output channels, found by one prediction at the tile size. Raises CardError, PredictorError.
+
+    `independent`: the channels are sigmoids, for which there may be one class more.
+    """
     side, count = card.tile_size, fixed_input[0] or 1
     batch = np.full((count, side, side, 3), card.background, np.uint8)
     batch[:, : side // 2, : side // 2] = (128, 64, 160)
+    batch[:, side // 2 :, : side // 2] = np.random.default_rng(0).integers(0, 256, (side - side // 2, side // 2, 3))
     check_batch(batch, card, fixed_input)
-    output = program.run(batch)
+    output = _run(program, batch, card)
     if output.ndim != 4 or output.shape[0] != count or output.shape[2:] != (side, side):
-        raise PredictorError(
-            f"model {card.name!r} turns input {batch.shape} into output {output.shape}",
-            rule="a segmentation model returns (N, C, H, W) of the input's N, H and W",
-            remedy=f"check layout {card.layout}, tile size {side} and output stride {card.output_stride} of the card",
-        )
+        raise _wrong_shape(output, batch, card)
     n_channels = int(output.shape[1])
-    check_channels(card, n_channels)
+    check_channels(card, n_channels, independent=independent)
     checked(output, (count, n_channels, side, side), card)
     return n_channels
 
 
-def check_channels(card: ModelCard, n_channels: int) -> None:
+def _run(program: Program, batch: NDArray[np.uint8], card: ModelCard) -> NDArray[np.floating[Any]]:
+    """Run, and say what to do where a program that fails may only dislike the sides of its input."""
+    try:
+        return program.run(batch)
+    except PredictorError as error:
+        if error.remedy or not any(side % 64 for side in batch.shape[1:3]):
+            raise
+        stride = 64 if card.output_stride % 64 == 0 else 32
+        raise PredictorError(
+            error.what,
+            rule=error.rule or "many networks only take sides that are a multiple of 32 or 64",
+            remedy=f"use such a tile size, and state it: --output-stride {stride}",
+        ) from error
+
+
+def _wrong_shape(output: NDArray[Any], batch: NDArray[np.uint8], card: ModelCard) -> PredictorError:
+    what = f"model {card.name!r} turns input {batch.shape} into output {output.shape}"
+    side = card.tile_size
+    lower = output.ndim == 4 and output.shape[2] == output.shape[3] and 0 < output.shape[2] < side
+    if lower and side % output.shape[2] == 0:
+        return PredictorError(
+            f"{what}: at 1/{side // output.shape[2]} of the resolution",
+            rule="a segmentation model gives one value per class for each px of its input",
+            remedy="export it with the up-sampling that its authors apply to the result inside the program "
+            "(in torch: functional.interpolate to the size of the input, before the softmax)",
+        )
+    return PredictorError(
+        what,
+        rule="a segmentation model returns (N, C, H, W) of the input's N, H and W",
+        remedy=f"check layout {card.layout}, tile size {side} and output stride {card.output_stride} of the card",
+    )
+
+
+def check_channels(card: ModelCard, n_channels: int, *, independent: bool = False) -> None:
     """Refuse a card whose classes do not match the output. Raises CardError."""
     if n_channels == card.n_classes or (n_channels == 1 and card.n_classes == 2):
         return
+    if independent and n_channels == card.n_classes - 1:
+        return
     names = ", ".join(entry.name for entry in card.classes)
+    more = f", or {n_channels + 1} of which the first means none of them" if independent and n_channels > 1 else ""
     raise CardError(
         f"model {card.name!r} has {n_channels} output channels but {card.n_classes} classes ({names})",
         rule="as many classes as output channels, or two classes for a single channel with a threshold",
-        remedy=f"give --classes with {max(2, n_channels)} names",
+        remedy=f"give --classes with {max(2, n_channels)} names{more}",
     )
 
 
@@ -117,8 +153,17 @@ def checked(output: NDArray[np.floating[Any]], shape: tuple[int, ...], card: Mod
         raise PredictorError(
             f"model {card.name!r} gave values {low:.4g} … {high:.4g}",
             rule="probabilities lie in [0, 1]" if finite else "probabilities are finite",
-            remedy="if these are logits, set the card's activation (--activation softmax or sigmoid)" if finite else "",
+            remedy=_activation_remedy(shape[1]) if finite else "",
         )
     if low < 0 or high > 1:
         result = np.clip(result, 0, 1, out=result if result.flags.writeable else None)
     return result
+
+
+def _activation_remedy(n_channels: int) -> str:
+    if n_channels == 1:
+        return "if these are logits, set the card's activation (--activation sigmoid)"
+    return (
+        "if these are logits, set the card's activation (--activation softmax for classes that exclude each other, "
+        "--activation sigmoid for classes that may overlap)"
+    )

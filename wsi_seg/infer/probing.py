@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_seg.errors import PredictorError
 from wsi_seg.infer.protocol import Predictor
 
 Tiles = NDArray[np.uint8]
@@ -42,7 +43,8 @@ def measure_halo(predictor: Predictor, tiles: Tiles, tolerance: float = 0.0) -> 
     the halo to within a stride. Then it is proven: all pixels beyond a margin around the patch become noise, and the
     smallest margin at which the patch's prediction does not move is the answer, plus what the far pixels of the patch
     saw more of. So it holds for every phase of the down-sampling grid. What no tile provokes is not seen: give several
-    tiles with tissue.
+    tiles with tissue. Where predictions are nothing but 0 and 1 (class indices, saturation), a change that flips no
+    class does not show, and the answer is None.
 
     Args:
         predictor: any.
@@ -51,6 +53,8 @@ def measure_halo(predictor: Predictor, tiles: Tiles, tolerance: float = 0.0) -> 
     """
     stride = predictor.card.output_stride
     scenes = _scenes(predictor, tiles)
+    if all(np.isin(scene.reference, (0, 1)).all() for scene in scenes):
+        return None
     near = max(_moved_beyond(predictor, scene, tolerance) for scene in scenes)
     limit: int = min(min(scene.start, scene.tile.shape[0] - scene.start - stride) for scene in scenes) - 1
 
@@ -137,6 +141,26 @@ def measure_output_stride(predictor: Predictor) -> int | None:
         errors.append(float(np.abs(shifted[:, low:high, low:high] - origin[:, middle, middle]).max()))
     bound = max(1e-4, 0.05 * max(errors, default=0.0))
     return next((step for step, error in zip(steps, errors, strict=True) if error <= bound), None)
+
+
+def accepted_stride(predictor: Predictor, stride: int) -> int | None:
+    """The smallest doubling of `stride`, up to 64, of which the program takes an odd multiple as the side of a tile.
+
+    A skip connection that only fits sides of a multiple of 32 may hardly show in the values. None where none is taken;
+    `stride` itself for a program of fixed sides.
+    """
+    if any(predictor.fixed_input[1:]):
+        return stride
+    count = predictor.fixed_input[0] or 1
+    while stride <= _STRIDES[-1]:
+        side = stride * max(1, predictor.card.tile_size // (2 * stride) | 1)
+        try:
+            predictor.predict(np.full((count, side, side, 3), 128, np.uint8))
+        except PredictorError:
+            stride *= 2
+        else:
+            return stride
+    return None
 
 
 def _blobs(side: int) -> Tiles:

@@ -51,6 +51,7 @@ class CardOverrides:
     activation: str | None = None
     threshold: float | None = None
     background: tuple[int, int, int] | None = None
+    output: str | None = None
 
     def stated(self) -> dict[str, Any]:
         """The fields that are given.
@@ -96,8 +97,23 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Port:
+    """One output of a program, as its file states it; None where it does not say."""
+
+    name: str
+    shape: tuple[int | None, ...] | None = None
+    element: str | None = None
+    """NumPy name of the element type."""
+    operation: str | None = None
+    """Operation that makes it, layout changes skipped, e.g. `Softmax`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Signature:
-    """What a program file says about itself before it is compiled; None where it does not say."""
+    """What a program file says about itself before it is compiled; None where it does not say.
+
+    The fields of the output are those of the one in use; `outputs` lists all.
+    """
 
     input_shape: tuple[int | None, ...] | None = None
     output_shape: tuple[int | None, ...] | None = None
@@ -106,6 +122,21 @@ class Signature:
     last_operation: str | None = None
     """Operation that makes the output, layout changes skipped, e.g. `Softmax`."""
     card_json: str | None = None
+    output_type: str | None = None
+    """NumPy name of the output's element type."""
+    outputs: tuple[Port, ...] = ()
+    """All outputs; empty where the format does not tell before it runs."""
+    tile_wide: tuple[str, ...] = ()
+    """Operations found that normalise or pool over all pixels of a tile, by name."""
+
+    @property
+    def gives_labels(self) -> bool:
+        """True where the output holds class indices instead of one value per class."""
+        return self.last_operation == "ArgMax" or (self.output_type or "").startswith(("int", "uint"))
+
+    def of_output(self, port: Port) -> Signature:
+        """The signature with `port` as the output in use."""
+        return replace(self, output_shape=port.shape, output_type=port.element, last_operation=port.operation)
 
 
 class Program(Protocol):
@@ -117,6 +148,8 @@ class Program(Protocol):
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
         """(N, H, W, 3) uint8 RGB, C-contiguous -> (N, C, H, W) after activation. Raises PredictorError.
+
+        A program whose signature `gives_labels` answers class indices (N, 1, H, W).
 
         The array belongs to the caller. Callable from several threads at once.
         """
@@ -138,7 +171,7 @@ class Predictor(Protocol):
 
     @property
     def n_channels(self) -> int:
-        """Channels of the output: the number of classes, or 1 where `card.threshold` separates two."""
+        """Channels of `predict`: the number of classes, or 1 where `card.threshold` separates two."""
 
     @property
     def fixed_input(self) -> tuple[int | None, int | None, int | None]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from wsi_seg.card import METADATA_KEY, ModelCard
 from wsi_seg.errors import ModelLoadError, PredictorError, WsiSegError
 from wsi_seg.infer.location import Location
+from wsi_seg.infer.output_forms import output_layout
 from wsi_seg.infer.protocol import ModelSpec, RuntimeFacts, Signature
 from wsi_seg.infer.torch_archive import read_clean_archive
 
@@ -75,11 +76,10 @@ class TorchProgram:
         pixels = pixels.sub_(self._mean).div_(self._std)
         planar = self._card.layout == "NCHW"
         output = module(pixels.permute(0, 3, 1, 2) if planar else pixels)  # a channels_last view, nothing is moved
-        if not isinstance(output, torch.Tensor):
-            raise PredictorError(
-                f"{self._name} returns a {type(output).__name__}", rule="a segmentation model returns one tensor"
-            )
-        if not planar and output.ndim == 4:
+        output = _tensor_of(output, self._card.output, self._name)
+        if output.ndim == 3:
+            output = output.unsqueeze(1)
+        elif output.ndim == 4 and output_layout(output.shape, self._card) == "NHWC":
             output = output.permute(0, 3, 1, 2)
         if self._card.activation == "softmax":
             output = output.softmax(1)
@@ -91,6 +91,22 @@ class TorchProgram:
     def close(self) -> None:
         """Drop the module."""
         self._module = None
+
+
+def _tensor_of(output: Any, wanted: str, name: str) -> Any:
+    """The tensor that a program returned, or the one that the card names of several. Raises PredictorError."""
+    if isinstance(output, torch.Tensor) and not wanted:
+        return output
+    several = dict(enumerate(output)) if isinstance(output, tuple | list) else output
+    tensors = {str(key): value for key, value in several.items()} if isinstance(several, dict) else {}
+    if not isinstance(tensors.get(wanted), torch.Tensor):
+        listed = ", ".join(f"{key} {tuple(getattr(value, 'shape', ()))}" for key, value in tensors.items())
+        raise PredictorError(
+            f"{name} returns a {type(output).__name__}" + (f" of {listed}" if listed else ""),
+            rule="a segmentation model returns one tensor, or several of which one is named",
+            remedy="name it with --output or in the card: its key, or its position from 0" if listed else "",
+        )
+    return tensors[wanted]
 
 
 def _exported(path: Path) -> tuple[Any, Signature]:

@@ -1,0 +1,140 @@
+"""What an ONNX file must not hold: weights elsewhere, tensors whose sizes lie, operators of strangers.
+
+Owns these refusals, made before a runtime sees the file. Works on a parsed file; computes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from onnx import TensorProto, helper
+
+from wsi_seg.errors import ModelLoadError
+
+MAX_BYTES = 2**31 - 1
+"""Largest ONNX file: what protobuf can parse."""
+
+_STANDARD = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+"""Domains whose operators are built into the runtimes; `com.microsoft` only into ONNX Runtime."""
+_PACKED_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
+_TYPED_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
+
+
+def check_size(path: Path) -> None:
+    """Refuse a file that no ONNX reader can parse. Raises ModelLoadError."""
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise ModelLoadError(
+            f"{path} has {size / 1e9:.1f} GB",
+            rule="an ONNX file has at most 2 GB",
+            remedy="save its weights as external data beside it (onnx.save with save_as_external_data)",
+        )
+
+
+def check_trust(path: Path, model: Any) -> None:
+    """Refuse operators that need foreign code and tensors that are not what they claim. Raises ModelLoadError."""
+    local = {(function.domain, function.name) for function in model.functions}
+    foreign = sorted(
+        {f"{node.domain}.{node.op_type}" for node in _nodes(model)
+         if node.domain not in _STANDARD and (node.domain, node.op_type) not in local}
+    )  # fmt: skip
+    if foreign:
+        raise ModelLoadError(
+            f"{path} uses the custom operators {', '.join(foreign[:5])}",
+            rule="a custom operator needs a library of its own, and foreign code is never loaded",
+            remedy="export the model with standard ONNX operators only",
+        )
+    for tensor in _tensors(model):
+        _check_tensor(path, tensor)
+
+
+def external_files(path: Path, model: Any) -> list[Path]:
+    """Files beside `path` that hold its large weights, sorted; none for most models.
+
+    Raises ModelLoadError where one is absolute, a link, missing, or outside the program's folder: a model must not
+    make its runtime open other files.
+    """
+    places = (_place(tensor) for tensor in _tensors(model) if tensor.external_data)
+    return sorted({_inside(path, place.get("location", "")) for place in places})
+
+
+def _place(tensor: Any) -> dict[str, str]:
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def _inside(path: Path, location: str) -> Path:
+    target = path.parent / location
+    inside = location and not Path(location).is_absolute()  # `..` and links do not survive resolve() below
+    if not inside or target.resolve() != path.parent.resolve() / location or not target.is_file():
+        raise ModelLoadError(
+            f"{path} keeps weights in {location!r}",
+            rule="external data is a plain file in the folder of the program",
+            remedy="copy it there, or save the model as one file",
+        )
+    return target
+
+
+def _check_tensor(path: Path, tensor: Any) -> None:
+    """Refuse a tensor that holds fewer or more values than its dimensions say."""
+    kind = TensorProto.DataType.Name(tensor.data_type) if tensor.data_type in TensorProto.DataType.values() else ""
+    if kind in ("", "UNDEFINED", "STRING"):
+        return
+    count = prod(tensor.dims)
+    bits = _PACKED_BITS.get(kind) or 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    expected = -(-count * bits // 8)
+    if tensor.external_data:
+        found = _external_bytes(path, tensor, expected)
+    elif tensor.HasField("raw_data"):
+        found = len(tensor.raw_data)
+    elif bits < 8 or kind.startswith("COMPLEX"):
+        return
+    else:
+        found = sum(len(getattr(tensor, field)) for field in _TYPED_FIELDS) * bits // 8
+    if min(tensor.dims, default=0) < 0 or found != expected:
+        raise ModelLoadError(
+            f"tensor {tensor.name!r} of {path} has {found} bytes for {kind} {tuple(tensor.dims)}",
+            rule="a tensor has as many values as its dimensions say",
+            remedy="the file is damaged; export or fetch it again",
+        )
+
+
+def _external_bytes(path: Path, tensor: Any, expected: int) -> int:
+    """Bytes that the external file really has for a tensor, `length` where that is stated and there."""
+    place = _place(tensor)
+    try:
+        offset, length = int(place.get("offset", 0)), int(place.get("length", expected))
+    except ValueError:
+        return -1
+    size = _inside(path, place.get("location", "")).stat().st_size
+    return length if 0 <= offset <= offset + length <= size else max(0, size - max(0, offset))
+
+
+def _nodes(model: Any) -> Iterator[Any]:
+    """All nodes of a file: of its graph, of the graphs inside them, and of its functions."""
+    pending = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    while pending:
+        node = pending.pop()
+        yield node
+        for attribute in node.attribute:
+            pending += [inner for graph in (attribute.g, *attribute.graphs) for inner in graph.node]
+
+
+def _tensors(model: Any) -> Iterator[Any]:
+    """All stored tensors of a file, those of inner graphs and of attributes included."""
+    yield from _graph_tensors(model.graph)
+    for node in _nodes(model):
+        for attribute in node.attribute:
+            yield attribute.t
+            yield from attribute.tensors
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _graph_tensors(graph)
+
+
+def _graph_tensors(graph: Any) -> Iterator[Any]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
