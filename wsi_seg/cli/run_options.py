@@ -90,7 +90,7 @@ def run_options(
     output_stride: Annotated[int | None, typer.Option(help="Total down-sampling of the network.")] = None,
     halo: Annotated[int | None, typer.Option(help="Context per side that an exact prediction needs, px.")] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="For one output channel, or sigmoids: a class from here.")
+        float | None, typer.Option(help="For one output channel, or independent ones: a class from here.")
     ] = None,
     output: Annotated[str | None, typer.Option(help="The output to use, of a model that has several.")] = None,
     mpp: Annotated[

@@ -15,6 +15,8 @@ from wsi_seg.card import ModelCard
 from wsi_seg.errors import CardError, ModelLoadError
 from wsi_seg.infer.protocol import CardOverrides, Signature
 
+NO_SIGNATURE = Signature()
+"""Of a program that has no file."""
 _RAW_STD = 1 / 255
 """`std` that feeds 0-255."""
 MAX_PIXELS = 2**28
@@ -27,7 +29,7 @@ class FoundCard:
 
     card: ModelCard
     stride_stated: bool
-    signature: Signature = Signature()
+    signature: Signature = NO_SIGNATURE
 
 
 def check_signature(signature: Signature, name: str, types: tuple[str, ...] = ("float32",)) -> None:
@@ -120,15 +122,20 @@ def _agreeing(card: ModelCard, given: set[str], signature: Signature) -> ModelCa
 def _check_image_axes(card: ModelCard, signature: Signature) -> None:
     """Refuse an input whose channel axis, by the card's layout, is not of three channels."""
     shape = signature.input_shape
-    channels = None if not shape else shape[1 if card.layout == "NCHW" else 3]
-    if shape and channels not in (None, 3):
-        other = "NHWC" if card.layout == "NCHW" else "NCHW"
-        turned = shape[1 if other == "NCHW" else 3] in (None, 3)
+    if not shape:
+        return
+    other = "NHWC" if card.layout == "NCHW" else "NCHW"
+    channels, elsewhere = shape[_channel_axis(card.layout)], shape[_channel_axis(other)]
+    if channels != 3 and (channels is not None or elsewhere == 3):
         raise CardError(
             f"layout {card.layout} for {card.name!r}, whose input is {_words(shape)}",
             rule="the channel axis of the input has 3 entries: red, green and blue",
-            remedy=f"give --layout {other}" if turned else "export a model that takes RGB images",
+            remedy=f"give --layout {other}" if elsewhere == 3 else "export a model that takes RGB images",
         )
+
+
+def _channel_axis(layout: str) -> int:
+    return 1 if layout == "NCHW" else 3
 
 
 def _with_tile(card: ModelCard, given: set[str], signature: Signature) -> ModelCard:
@@ -219,7 +226,7 @@ def _channels(signature: Signature, layout: str | None) -> int | None:
     shape = signature.output_shape
     if not shape or len(shape) != 4 or layout is None or signature.gives_labels:
         return None
-    return shape[1 if layout == "NCHW" else 3]
+    return shape[_channel_axis(layout)]
 
 
 def _words(value: Any) -> str:

@@ -106,9 +106,9 @@ def _external_bytes(path: Path, tensor: Any, expected: int) -> int:
     try:
         offset, length = int(place.get("offset", 0)), int(place.get("length", expected))
     except ValueError:
-        return -1
+        return 0
     size = _inside(path, place.get("location", "")).stat().st_size
-    return length if 0 <= offset <= offset + length <= size else max(0, size - max(0, offset))
+    return min(length, max(0, size - offset)) if offset >= 0 else 0
 
 
 def _nodes(model: Any) -> Iterator[Any]:

@@ -120,6 +120,13 @@ class OpenvinoProgram:
 
 
 def _read(path: Path) -> Any:
+    weights = path.with_suffix(".bin")
+    if path.suffix == ".xml" and (weights.is_symlink() or not weights.is_file()):
+        raise ModelLoadError(
+            f"{path} has no weights in {weights}",
+            rule="an OpenVINO IR is two files in one folder, neither of them a link",
+            remedy="copy it there",
+        )
     try:
         model = ov.Core().read_model(str(path))
     except (RuntimeError, UnicodeDecodeError) as error:  # a damaged file in the message

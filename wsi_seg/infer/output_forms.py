@@ -57,7 +57,9 @@ class Votes:
                 rule="an output of class indices is (N, H, W), (N, 1, H, W) or (N, H, W, 1)",
                 remedy="export the model with probabilities as its output",
             )
-        votes = (labels == np.arange(card.n_classes, dtype=np.float32)[:, None, None]).astype(np.float32)
+        votes: NDArray[np.float32] = (labels == np.arange(card.n_classes, dtype=np.float32)[:, None, None]).astype(
+            np.float32
+        )
         if not votes.any(axis=1).all():
             raise PredictorError(
                 f"model {card.name!r} gives the class index {self._stranger(labels):g}",

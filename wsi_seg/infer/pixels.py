@@ -36,7 +36,7 @@ class PixelConversion:
 def pixel_feed(card: ModelCard, element: str) -> Callable[[NDArray[np.uint8]], NDArray[Any]]:
     """What turns a batch (N, H, W, 3) uint8 RGB into the program's input; `element` as ONNX Runtime names it.
 
-    `tensor(uint8)`: pixels as they are, in layout and channel order of the card; `tensor(float16)`: rounded from float32.
+    `tensor(uint8)`: pixels as they are, in layout and channel order of the card; `tensor(float16)`: float32, rounded.
     """
     if element == "tensor(uint8)":
         return lambda batch: _raw(batch, card)
