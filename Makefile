@@ -20,6 +20,14 @@ $(VENV)/.dev: $(VENV)/.run
 	$(PIP) install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
+# The Node client under tests/clients is tried where npm can be had; without it, or without a network, its test is skipped.
+NODE_CLIENT := tests/clients/node
+NPM := npm install --ignore-scripts --no-package-lock --no-audit --no-fund --fetch-retries=1 --fetch-timeout=60000
+
+$(NODE_CLIENT)/node_modules/.installed: $(NODE_CLIENT)/package.json
+	@if command -v npm >/dev/null 2>&1 && cd $(NODE_CLIENT) && $$(command -v timeout >/dev/null 2>&1 && echo timeout 300) $(NPM) --silent \
+	</dev/null; then touch node_modules/.installed; else echo "npm cannot install onnxruntime-node: the Node client is not tried" >&2; fi
+
 demo: $(VENV)/.run  ## a real slide through the default model
 	@mkdir -p demo
 	$(BIN)/wsi-seg sample demo/CMU-1-Small-Region.svs
@@ -29,7 +37,7 @@ demo: $(VENV)/.run  ## a real slide through the default model
 # Two processes: more would fight over the memory of a small machine, and most runs under test use two threads anyway.
 PYTEST_ARGS ?= -n 2 --dist worksteal
 
-test: $(VENV)/.dev lint  ## everything that guards main
+test: $(VENV)/.dev lint $(NODE_CLIENT)/node_modules/.installed  ## everything that guards main
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
