@@ -473,3 +473,43 @@ def test_an_ir_whose_weights_are_elsewhere_is_refused(kind: str, tmp_path: Path)
         (tmp_path / "m/m.bin").symlink_to(tmp_path / "elsewhere.bin")
     with pytest.raises(ModelLoadError, match=r"m\.bin.*copy it there"):
         load_predictor(ModelSpec(str(tmp_path / "m/m.xml"), card=stated({})))
+
+
+PADDLE_RUNS = {
+    "paddle_softmax": (),
+    "paddle_argmax": ("vote",),
+    "paddle_argmax_fixed": ("vote",),
+}
+
+
+def paddle_card(name: str) -> CardOverrides:
+    """What PaddleSeg's own normalisation is; the fixed program says its tile size itself."""
+    return stated({"mean": (0.5,) * 3, "std": (0.5,) * 3, "tile_size": None if "fixed" in name else 128})
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("name", PADDLE_RUNS)
+def test_a_paddle_export_answers_as_paddle_does(name: str, runtime: str) -> None:
+    """Made by Paddle 3.3.1 and paddle2onnx 2.1.0, see `make_paddle.py` there."""
+    image = np.random.default_rng(0).integers(0, 256, (1, 128, 128, 3), np.uint8)
+    predictor = load_predictor(ModelSpec(str(PADDLE / f"{name}.onnx"), runtime=runtime, card=paddle_card(name)))
+    assert predictor.card.output_stride == 2
+    assert predictor.fixed_input == ((1, 128, 128) if "fixed" in name else (None,) * 3)
+    got = predictor.predict(image)[..., :32, :32]
+    answer = np.load(PADDLE / "paddle_answers.npz")[name.removeprefix("paddle_")]
+    if name == "paddle_softmax":
+        np.testing.assert_allclose(got, answer, atol=1e-5)
+    else:
+        np.testing.assert_array_equal(got.argmax(1), answer)
+
+
+@pytest.mark.parametrize("name", PADDLE_RUNS)
+def test_a_paddle_export_runs_over_a_slide(name: str, tiny_slide: Path, tmp_path: Path, wsi_seg: Any) -> None:
+    given = options(str(PADDLE / f"{name}.onnx"), {
+        "mean": (0.5,), "std": (0.5,), "output_stride": 2, "tile_size": None if "fixed" in name else 64
+    })  # fmt: skip
+    left = wsi_seg("run", tiny_slide, "--out", tmp_path / "x.seg.zarr", *given)
+    assert left.code == 0, left.err
+    report = json.loads(left.out)
+    assert report["tiles"]["done"] == sum(report["tiles"].values())
+    assert [word for word in PADDLE_RUNS[name] if word not in " ".join(report["notes"])] == []
