@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import json
@@ -261,3 +262,20 @@ def test_a_model_that_is_not_there(model: str, words: str) -> None:
     pytest.importorskip("torch")
     with pytest.raises(ModelLoadError, match=words):
         load_predictor(ModelSpec(model))
+
+
+UNPICKLING = {"pickle": {"load", "loads", "Unpickler"}, "joblib": {"load"}, "dill": {"load", "loads"}}
+
+
+def test_nothing_of_ours_unpickles() -> None:
+    files = sorted((Path(__file__).parents[2] / "wsi_seg").rglob("*.py"))
+    assert files
+    for path in files:
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            place = f"{path}:{call.lineno}"
+            name, owner = getattr(call.func, "attr", ""), getattr(getattr(call.func, "value", None), "id", "")
+            keywords = {keyword.arg: getattr(keyword.value, "value", None) for keyword in call.keywords}
+            assert name not in UNPICKLING.get(owner, ()), place
+            assert (owner, name) != ("torch", "load") or keywords.get("weights_only") is True, place
+            assert not keywords.get("allow_pickle"), place
+            assert (owner, name) != ("yaml", "load"), place

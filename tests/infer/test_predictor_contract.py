@@ -16,8 +16,8 @@ import pytest
 
 from benchmarks import networks
 from wsi_seg.card import METADATA_KEY
-from wsi_seg.errors import PredictorError
-from wsi_seg.infer import ModelSpec, Predictor, load_predictor, model_sha256
+from wsi_seg.errors import ModelLoadError, PredictorError
+from wsi_seg.infer import CardOverrides, ModelSpec, Predictor, load_predictor, model_sha256
 
 SIDE = 64
 KINDS = (
@@ -175,3 +175,53 @@ class TestPredictorContract:
 def test_sides_off_the_output_stride_are_refused(small_unet: Path) -> None:
     with pytest.raises(PredictorError, match="multiples of the output stride 4"):
         load_predictor(ModelSpec(str(small_unet))).predict(np.zeros((1, 66, 64, 3), np.uint8))
+
+
+class TestTorchPrograms:
+    """What torch programs return besides one tensor of floats."""
+
+    def test_one_of_several_outputs_is_named(
+        self, torch_specs: dict[str, ModelSpec], tissue_like: Callable[..., np.ndarray]
+    ) -> None:
+        batch = tissue_like(2, SIDE)
+        expected = load_predictor(torch_specs["torch factory"]).predict(batch)
+        for factory, output in (("Dictionary", "out"), ("Deep", "1")):
+            spec = ModelSpec(f"torch_models:{factory}", card=CardOverrides(output=output))
+            np.testing.assert_array_equal(load_predictor(spec).predict(batch), expected)
+
+    @pytest.mark.parametrize(
+        ("factory", "output", "words"),
+        [
+            ("Dictionary", None, r"returns a dict of out \(1, 2, 64, 64\), aux \(1, 2, 32, 32\).*--output"),
+            ("Dictionary", "head", "returns a dict of out"),
+            ("Deep", None, r"returns a tuple of 0 \(1, 2, 32, 32\), 1 \(1, 2, 64, 64\).*its position from 0"),
+            ("Deep", "0", "1/2 of the resolution"),
+            ("Tiny", "out", "returns a Tensor"),
+        ],
+    )
+    def test_what_is_not_named_is_listed(
+        self, torch_specs: dict[str, ModelSpec], factory: str, output: str | None, words: str
+    ) -> None:
+        with pytest.raises(PredictorError, match=words):
+            load_predictor(ModelSpec(f"torch_models:{factory}", card=CardOverrides(output=output)))
+
+    @pytest.mark.parametrize("factory", ["Deep", "Indices"])
+    def test_an_exported_program_tells_its_outputs(
+        self, torch_specs: dict[str, ModelSpec], factory: str, tmp_path: Path, tissue_like: Callable[..., np.ndarray]
+    ) -> None:
+        torch = pytest.importorskip("torch")
+        net = getattr(sys.modules["torch_models"], factory)().eval()
+        dims = {0: torch.export.Dim("n", max=64), 2: torch.export.Dim("h", max=2048) * 2,
+                3: torch.export.Dim("w", max=2048) * 2}  # fmt: skip
+        program = torch.export.export(net, (torch.zeros(2, 3, SIDE, SIDE + 2),), dynamic_shapes=(dims,))
+        torch.export.save(program, tmp_path / "m.pt2", extra_files={METADATA_KEY: net.card.to_json()})
+        batch = tissue_like(2, SIDE)
+        expected = load_predictor(torch_specs["torch factory"]).predict(batch)
+        if factory == "Indices":
+            got = load_predictor(ModelSpec(str(tmp_path / "m.pt2"))).predict(batch)
+            np.testing.assert_array_equal(got, np.eye(2)[expected.argmax(1)].transpose(0, 3, 1, 2))
+            return
+        with pytest.raises(ModelLoadError, match=r"several outputs: 0 \(\?, 2, \?, \?\), 1 .*--output"):
+            load_predictor(ModelSpec(str(tmp_path / "m.pt2")))
+        named = load_predictor(ModelSpec(str(tmp_path / "m.pt2"), card=CardOverrides(output="1")))
+        np.testing.assert_allclose(named.predict(batch), expected, atol=1e-6)

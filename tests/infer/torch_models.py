@@ -22,5 +22,28 @@ class Tiny(torch.nn.Module):
         return self.conv(x)
 
 
+class Dictionary(Tiny):
+    """As the networks of torchvision: the classes, and an auxiliary head."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"out": self.conv(x), "aux": self.conv(x)[..., ::2, ::2]}
+
+
+class Deep(Tiny):
+    """Deep supervision: coarse first."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.conv(x)[..., ::2, ::2], self.conv(x)
+
+
+class Indices(Tiny):
+    """Class indices without a channel axis."""
+
+    card = CARD.replaced(activation="probabilities")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x).argmax(1)
+
+
 def no_module() -> int:
     return 3

@@ -19,7 +19,7 @@ from wsi_seg.card import METADATA_KEY, ModelCard
 from wsi_seg.errors import ModelLoadError, PredictorError, WsiSegError
 from wsi_seg.infer.location import Location
 from wsi_seg.infer.output_forms import output_layout
-from wsi_seg.infer.protocol import ModelSpec, RuntimeFacts, Signature
+from wsi_seg.infer.protocol import ModelSpec, Port, RuntimeFacts, Signature
 from wsi_seg.infer.torch_archive import read_clean_archive
 
 _FILE_OPERATIONS = ("aten::from_file", "aten::save", "aten::load", "prim::PythonOp")
@@ -115,16 +115,28 @@ def _exported(path: Path) -> tuple[Any, Signature]:
     names = set(program.graph_signature.user_inputs)
     values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
     last = next(node for node in program.graph.nodes if node.op == "output").args[0]
-    if len(values) != 1 or len(last) != 1:
+    if len(values) != 1:
         raise ModelLoadError(
-            f"{path} has {len(values)} inputs and {len(last)} outputs",
-            rule="a segmentation model takes one image and gives one map",
+            f"{path} has {len(values)} inputs",
+            rule="a segmentation model takes one image",
+            remedy="export it with the others as constants inside the program",
         )
-    target = str(getattr(last[0], "target", ""))
-    operation = "Softmax" if "softmax" in target else "Sigmoid" if "sigmoid" in target else None
-    kind = str(values[0].dtype).removeprefix("torch.")
-    signature = Signature(_dims(values[0]), _dims(last[0].meta["val"]), kind, operation, card)
+    several = len(last) > 1
+    ports = tuple(_port(str(number) if several else "", node) for number, node in enumerate(last))
+    signature = Signature(input_shape=_dims(values[0]), input_type=_type(values[0]), card_json=card, outputs=ports)
     return program.module(), signature
+
+
+def _port(name: str, node: Any) -> Port:
+    """One output of an exported program; of several, the name is the position."""
+    target = str(getattr(node, "target", ""))
+    known = {"softmax": "Softmax", "sigmoid": "Sigmoid", "argmax": "ArgMax"}
+    operation = next((operation for word, operation in known.items() if word in target), None)
+    return Port(name, _dims(node.meta["val"]), _type(node.meta["val"]), operation)
+
+
+def _type(value: Any) -> str:
+    return str(value.dtype).removeprefix("torch.")
 
 
 def _dims(value: Any) -> tuple[int | None, ...]:
