@@ -120,6 +120,9 @@ RUNS: dict[str, Habit] = {
         lambda at: zoo.chain(SOFTMAX, image=(None, None, None, None), result=(None,) * 4), stated={"layout": "NCHW"}
     ),
     "raw uint8": Habit(lambda at: zoo.of_bytes(False), stated=RAW),
+    "raw uint8, and std as a rounded number": Habit(
+        lambda at: zoo.of_bytes(False), stated={"mean": (0.0,) * 3, "std": (0.0039217,) * 3}
+    ),
     "raw uint8, channels last": Habit(lambda at: zoo.of_bytes(True), stated=RAW),
     "half precision in and out": Habit(
         lambda at: zoo.chain(SOFTMAX, kind=zoo.HALF, gives=zoo.HALF), tolerance=4e-3
