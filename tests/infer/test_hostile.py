@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
+from tests.models_of_others import zoo
 from wsi_seg.card import ModelCard, named_classes
 from wsi_seg.errors import ModelError, ModelLoadError
 from wsi_seg.infer import CardOverrides, ModelSpec, load_predictor, model_sha256
@@ -61,6 +62,22 @@ def test_a_damaged_onnx_file_loads_or_raises_our_error(
     path.write_bytes(content)
     with contextlib.suppress(ModelError):
         load_predictor(ModelSpec(str(path))).close()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b"weights.bin", b"weights\xff\xfebin"), (b"Softmax", b"Soft\xff\xfex"), (b"offset", b"\xff\xfeset")],
+    ids=["place", "operator", "key"],
+)
+def test_names_that_are_no_text_are_one_clear_error(old: bytes, new: bytes, tmp_path: Path) -> None:
+    content = zoo.outside(zoo.chain(("Softmax", {"axis": 1})), tmp_path, offset=0).SerializeToString()
+    assert old in content
+    (tmp_path / "model.onnx").write_bytes(content.replace(old, new[: len(old)].ljust(len(old), b"_")))
+    (tmp_path / "card.json").write_text(CARD.replaced(classes=named_classes(["a", "b", "c"])).to_json())
+    with contextlib.suppress(ModelLoadError):
+        load_predictor(ModelSpec(str(tmp_path / "model.onnx")))
+    with contextlib.suppress(ModelLoadError):
+        model_sha256(ModelSpec(str(tmp_path / "model.onnx")))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ that do not take one image. Knows no runtime.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,20 @@ _SPATIAL = ({2, 3}, {-2, -1}, {1, 2}, {-3, -2})
 def read_signature(path: Path) -> Signature:
     """Input, outputs, tile-wide operations and card of an ONNX file that is safe to load. Raises ModelLoadError."""
     model = _parse(path)
-    onnx_trust.external_files(path, model)
-    onnx_trust.check_trust(path, model)
+    with _one_error(path):
+        onnx_trust.external_files(path, model)
+        onnx_trust.check_trust(path, model)
+        return _signature(path, model)
+
+
+def external_files(path: Path) -> list[Path]:
+    """Files beside `path` that hold its large weights, sorted; none for most models. Raises ModelLoadError."""
+    model = _parse(path)
+    with _one_error(path):
+        return onnx_trust.external_files(path, model)
+
+
+def _signature(path: Path, model: Any) -> Signature:
     graph = model.graph
     weights = {tensor.name for tensor in (*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer))}
     inputs = [port for port in graph.input if port.name not in weights]
@@ -54,9 +67,13 @@ def read_signature(path: Path) -> Signature:
     )
 
 
-def external_files(path: Path) -> list[Path]:
-    """Files beside `path` that hold its large weights, sorted; none for most models. Raises ModelLoadError."""
-    return onnx_trust.external_files(path, _parse(path))
+@contextmanager
+def _one_error(path: Path) -> Iterator[None]:
+    """What a damaged file makes of text and numbers, such as names that are bytes, as one error of ours."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise ModelLoadError(f"{path} is damaged ({error!r})", remedy="fetch it, or export the model, again") from error
 
 
 def _parse(path: Path) -> Any:
@@ -121,10 +138,8 @@ def _is_tile_wide(node: Any, constants: dict[str, Any]) -> bool:
     if "axes" in attributes:
         axes = set(attributes["axes"].ints)
     elif len(node.input) > 1 and node.input[1] in constants:
-        try:
-            axes = {int(axis) for axis in numpy_helper.to_array(constants[node.input[1]]).ravel()}
-        except (TypeError, ValueError):  # weights outside the file, or none
-            return False
+        tensor = constants[node.input[1]]
+        axes = set() if tensor.external_data else {int(axis) for axis in numpy_helper.to_array(tensor).ravel()}
     else:
         return len(node.input) == 1  # over all axes
     return any(pair <= axes for pair in _SPATIAL)
