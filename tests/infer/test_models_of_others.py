@@ -447,6 +447,14 @@ def test_a_stated_halo_of_a_tile_wide_model_is_called_inexact(tmp_path: Path) ->
     assert "therefore" not in " ".join(model_notes(spec, predictor, None))
 
 
+@pytest.mark.parametrize(("halo", "told"), [(16, False), (17, True), (None, False)])
+def test_a_fixed_tile_too_small_for_the_halo_is_told(halo: int | None, told: bool, tmp_path: Path) -> None:
+    habit = RUNS["a fixed tile and batch"]
+    spec = ModelSpec(saved(habit.build, tmp_path), card=stated(habit.stated))
+    notes = " ".join(model_notes(spec, load_predictor(spec), halo))
+    assert ("takes tiles of 64 px and no others" in notes) == told
+
+
 @pytest.mark.parametrize("name", ["a fixed tile and batch", "class indices, int64, without a channel axis",
                                   "several outputs of which one is named", "raw uint8", "instance norm",
                                   "half precision in and out"])  # fmt: skip

@@ -15,7 +15,7 @@ from wsi_seg.infer.protocol import ModelSpec, Predictor, Signature
 
 
 def model_notes(spec: ModelSpec, predictor: Predictor, halo: int | None) -> tuple[str, ...]:
-    """Sentences about predictions that depend on the whole tile, labels that vote and classes that overlap.
+    """Sentences about predictions that depend on the whole tile, fixed tiles, labels that vote, overlapping classes.
 
     `halo`: context per side in px, as measured or stated; None: unknown or unbounded. Empty for most models, and for
     torch programs, whose operations are not looked at. Raises as `read_card`.
@@ -24,7 +24,9 @@ def model_notes(spec: ModelSpec, predictor: Predictor, halo: int | None) -> tupl
     if found is None:
         return ()
     signature = found.signature
-    return (*_seams(signature, halo), *_votes(signature), *_overlaps(signature, predictor))
+    return (
+        *_seams(signature, halo), *_small_tiles(predictor, halo), *_votes(signature), *_overlaps(signature, predictor)
+    )  # fmt: skip
 
 
 def _seams(signature: Signature, halo: int | None) -> Iterator[str]:
@@ -37,6 +39,15 @@ def _seams(signature: Signature, halo: int | None) -> Iterator[str]:
     )
     if halo is not None:
         yield f"its halo of {halo} px is therefore not exact, and labels change with the tile size"
+
+
+def _small_tiles(predictor: Predictor, halo: int | None) -> Iterator[str]:
+    side = predictor.fixed_input[1] or predictor.fixed_input[2]
+    if side is not None and halo is not None and 4 * halo > side:
+        yield (
+            f"the model takes tiles of {side} px and no others, which leaves no room for its halo of {halo} px on both "
+            "sides; exported with dynamic height and width, it could run on larger tiles, exactly"
+        )
 
 
 def _votes(signature: Signature) -> Iterator[str]:
