@@ -50,4 +50,4 @@ bench: $(VENV)/.dev  ## tables into benchmarks/LOG.md
 	$(BIN)/python -m benchmarks.engine
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo $(NODE_CLIENT)/node_modules

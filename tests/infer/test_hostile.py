@@ -266,6 +266,19 @@ def test_wrong_weights_are_refused_strictly(tmp_path: Path) -> None:
         load_predictor(spec)
 
 
+@pytest.mark.parametrize("header", [
+    b'{"w":{"dtype":"F32","shape":[1099511627776,1099511627776],"data_offsets":[0,4]}}',
+    b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4000000000]}}',
+    b'{"w":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}',
+], ids=["dimensions", "offsets", "sign"])  # fmt: skip
+def test_safetensors_that_lie_are_refused(header: bytes, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(ModelLoadError, match="not a safetensors file"):
+        load_predictor(ModelSpec("wsi_seg.model.he_stain:HeStain", weights=str(path)))
+
+
 @pytest.mark.parametrize(
     ("model", "words"),
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +14,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from tests.engine.runs import folder_in_memory
 from tests.models_of_others import zoo
 from wsi_seg.card import named_classes
 from wsi_seg.cli.main import main
@@ -123,6 +124,9 @@ RUNS: dict[str, Habit] = {
     "raw uint8, and std as a rounded number": Habit(
         lambda at: zoo.of_bytes(False), stated={"mean": (0.0,) * 3, "std": (0.0039217,) * 3}
     ),
+    "raw uint8, blue first": Habit(
+        lambda at: zoo.of_bytes(False), lambda batch: soft(batch[..., ::-1]), {**RAW, "channels": "BGR"}
+    ),
     "raw uint8, channels last": Habit(lambda at: zoo.of_bytes(True), stated=RAW),
     "half precision in and out": Habit(
         lambda at: zoo.chain(SOFTMAX, kind=zoo.HALF, gives=zoo.HALF), tolerance=4e-3
@@ -172,6 +176,13 @@ def tiny_slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("slide") / "tiny.tif"
     write_synthetic(path, (100, 170), mpp=0.5, seed=3, tissue_fraction=0.7)
     return path
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is such."""
+    with folder_in_memory(tmp_path) as folder:
+        yield folder
 
 
 @pytest.fixture
