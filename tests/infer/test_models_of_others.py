@@ -301,7 +301,7 @@ REFUSED: dict[str, Refusal] = {
     ),
     "a tile that no memory holds": Refusal(
         lambda at: zoo.chain(SOFTMAX, image=(1, 3, 2**20, 2**20)),
-        ("1 tiles of 1048576 px at a time", "with smaller ones"), {"tile_size": None},
+        ("batches of 1 x 1048576 x 1048576 px", "with smaller ones"), {"tile_size": None},
     ),
     "one grey channel": Refusal(
         lambda at: zoo.chain(SOFTMAX, image=("N", 1, "H", "W")),
@@ -349,7 +349,7 @@ REFUSED: dict[str, Refusal] = {
         ("gives integers of shape (1, 3, 64, 64)", "with probabilities as its output"), error=PredictorError,
     ),
     "sides that do not suit it": Refusal(
-        lambda at: zoo.multiples_of(32), ("failed on", "a multiple of 32 or 64", "--output-stride 32"),
+        lambda at: zoo.multiples_of(32), ("fails on tiles of 80 x 80 px", "of 32 or 64", "--output-stride 32"),
         {"tile_size": 80, "output_stride": 1}, PredictorError,
     ),
     "an operator of a foreign library": Refusal(

@@ -150,7 +150,7 @@ def _with_tile(card: ModelCard, given: set[str], signature: Signature) -> ModelC
     side = height or width
     if (count or 1) * (side or 1) ** 2 > MAX_PIXELS:
         raise ModelLoadError(
-            f"the program of {card.name!r} takes {count or 1} tiles of {side or 1} px at a time",
+            f"the program of {card.name!r} takes batches of {count or 1} x {side or 1} x {side or 1} px",
             rule=f"at most {MAX_PIXELS} px in one batch",
             remedy="export it with dynamic axes, or with smaller ones",
         )

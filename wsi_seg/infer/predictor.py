@@ -74,9 +74,10 @@ def _run(program: Program, batch: NDArray[np.uint8], card: ModelCard) -> NDArray
             raise
         stride = 64 if card.output_stride % 64 == 0 else 32
         raise PredictorError(
-            error.what,
-            rule=error.rule or "many networks only take sides that are a multiple of 32 or 64",
-            remedy=f"use such a tile size, and state it: --output-stride {stride}",
+            f"model {card.name!r} fails on tiles of {batch.shape[2]} x {batch.shape[1]} px",
+            rule="many networks only take sides that are a multiple of 32 or 64",
+            remedy=f"use such a tile size, and state it: --output-stride {stride} "
+            f"({' '.join(error.what.split())[:300]})",
         ) from error
 
 
