@@ -64,6 +64,7 @@ CONFINED = {
     "zarr": {"wsi_seg/slide/zarr_reader.py", "wsi_seg/output/label_store.py", "wsi_seg/annotation/label_map.py"},
     "onnx": {
         "wsi_seg/infer/onnx_file.py",
+        "wsi_seg/infer/onnx_trust.py",
         "wsi_seg/infer/half.py",
         "wsi_seg/model/onnx_export.py",
         "wsi_seg/export/quantisation.py",
