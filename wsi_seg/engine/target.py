@@ -121,7 +121,7 @@ class Target:
         picture = _overview(open_result(run.path, partial=True), spec, thumbnail, summary)
         if self.tiff:
             self._commit_tiff(run, spec, (summary, picture), stop)
-            return RunReport(self.out, self._companion("overview.png"), summary, prepared.plan.notes)
+            return RunReport(self.out, self._companion("overview.png"), summary, summary.notes)
         for name, content in (
             ("overview.png", picture),
             ("summary.json", summary.to_json()),
@@ -129,7 +129,7 @@ class Target:
         ):
             run.attach(name, content)
         out = commit_run(run, spec, tiles=tiles, thumbnail=thumbnail, facts=summary.facts())
-        return RunReport(out, out / "overview.png", summary, prepared.plan.notes)
+        return RunReport(out, out / "overview.png", summary, summary.notes)
 
     def _companion(self, name: str) -> Path:
         """A file beside a TIFF result."""
@@ -206,6 +206,7 @@ def _summary(spec: ResultSpec, prepared: Prepared, work: WorkDone, tiles: NDArra
         versions={name: _version(name) for name in (*REPORTED, prepared.plan.program.runtime)},
         performance=performance,
         problems=tuple(text for receipt in blocks for text in receipt.failures)[:20],
+        notes=tuple(dict.fromkeys((*prepared.plan.notes, *(text for receipt in blocks for text in receipt.notes)))),
     )
 
 

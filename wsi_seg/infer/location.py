@@ -101,8 +101,11 @@ def model_sha256(spec: ModelSpec) -> str:
     """SHA-256 (hex) over the bytes that decide the predictions: program, external weights, safetensors.
 
     For `module:factory` the source file of the module and the weights; for `constant:K/C` the name. One file gives the
-    plain hash of its bytes. Raises ModelLoadError.
+    plain hash of its bytes. For an ensemble, hashes and shares of all members in their order. Raises ModelLoadError.
     """
+    if spec.members:
+        parts = [f"{model_sha256(one)} {share!r}" for one, share in zip(spec.single, spec.shares, strict=True)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
     if is_constant(spec.model):
         return hashlib.sha256(spec.model.encode()).hexdigest()
     hashes = [file_sha256(path) for path in _files(spec)]

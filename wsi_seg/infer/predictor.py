@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import CardError, PredictorError
+from wsi_seg.infer.out_of_memory import run_program
 from wsi_seg.infer.protocol import Program, RuntimeFacts
 
 FixedInput = tuple[int | None, int | None, int | None]
@@ -36,7 +37,7 @@ class ProgramPredictor:
         if program is None:
             raise PredictorError(f"model {self.card.name!r} is closed", rule="predict before close")
         check_batch(batch, self.card, self.fixed_input)
-        output = program.run(np.ascontiguousarray(batch))
+        output = run_program(program, batch, self.card.name)
         return shaped(output, (batch.shape[0], self.n_channels, *batch.shape[1:3]), self.card)
 
     def close(self) -> None:
@@ -52,7 +53,7 @@ def probe(program: Program, card: ModelCard, fixed_input: FixedInput) -> int:
     batch = np.full((count, side, side, 3), card.background, np.uint8)
     batch[:, : side // 2, : side // 2] = (128, 64, 160)
     check_batch(batch, card, fixed_input)
-    output = program.run(batch)
+    output = run_program(program, batch, card.name)
     if output.ndim != 4 or output.shape[0] != count or output.shape[2:] != (side, side):
         raise PredictorError(
             f"model {card.name!r} turns input {batch.shape} into output {output.shape}",
