@@ -83,10 +83,6 @@ class Augmentation:
         return self.kind if not self.rescales else f"{self.kind}, scales {_listed(self.scales)}"
 
 
-NO_AUGMENTATION = Augmentation()
-"""Each tile is predicted once, as it is."""
-
-
 def parse_scales(text: str) -> tuple[Fraction, ...]:
     """Scales as the command line gives them: decimal numbers or fractions with commas. Raises UsageError.
 
@@ -113,3 +109,7 @@ def _check_scale(scale: Fraction) -> None:
 
 def _listed(scales: tuple[Fraction, ...]) -> str:
     return " ".join(map(str, scales))
+
+
+NO_AUGMENTATION = Augmentation()
+"""Each tile is predicted once, as it is."""

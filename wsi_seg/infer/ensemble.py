@@ -79,6 +79,7 @@ def joint_card(cards: Sequence[ModelCard]) -> ModelCard:
         training_data="; ".join(dict.fromkeys(card.training_data for card in cards if card.training_data)),
         description="The weighted mean of several models.",
         weights_sha256="",
+        derived_from="",
     )
 
 

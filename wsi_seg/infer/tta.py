@@ -2,9 +2,10 @@
 
 Owns how a copy is made and how its prediction comes back. Turns and flips move pixels and interpolate nothing; the
 sides of a tile are multiples of the output stride, so the network's down-sampling grid falls on itself and the halo
-stays what it was. Scales are interpolated (`rescaling`): the halo grows as their filters reach, and the output stride is multiplied by
-the denominators, so that every tile has the same phase at every scale and tiling still changes no label. Copies are
-predicted one after the other at the batch's own size: memory grows by the sum, not by their number.
+stays what it was. Scales are interpolated (`rescaling`): the halo grows as their filters reach, and the output stride
+is multiplied by the denominators, so that every tile has the same phase at every scale and tiling still changes no
+label. Copies are predicted one after the other, as many at once as the batch has tiles: memory grows by the sum, not by
+their number.
 """
 
 from __future__ import annotations
