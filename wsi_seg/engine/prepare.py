@@ -128,6 +128,7 @@ def _measured(
     """Look at the slide and at what the model does on it, and make the plan."""
     from wsi_seg.infer import measure_halo, member_cards, model_sha256
     from wsi_seg.plan import PlanRequest, ProgramFacts, SlideFacts, choose_scale, choose_tiling, make_plan, read_roi
+    from wsi_seg.plan.grid import check_tile
 
     assert slide.mpp is not None
     model, predictor = loaded
@@ -137,6 +138,8 @@ def _measured(
     thumbnail, notes = readable_thumbnail(slide, THUMBNAIL_SIDE)
     check_stop(stop)
     _refuse_hopeless(predictor, options, workers)
+    if options.tile is not None:
+        check_tile(options.tile, predictor.card.output_stride)
     probes = probe_tiles(slide, scale, thumbnail, options.tile or predictor.card.tile_size)
     height, width = scale.canvas_size
     model, predictor, chosen = _chosen(model, predictor, probes, height * width)

@@ -93,8 +93,8 @@ class Target:
     def resuming(self, options: RunOptions) -> RunOptions:
         """The options with what the half-done result that is there was begun with, where `auto` leaves it open.
 
-        Else a run resumed with other workers or memory would choose another block, and one resumed where the speeds
-        are others another runtime, and be refused.
+        Else a run resumed with other workers or memory would choose another block or batch, and one resumed where the
+        speeds are others another runtime, and be refused.
         """
         from wsi_seg.infer.protocol import PRECISIONS, RUNTIMES
         from wsi_seg.output.run_directory import partial_path, stored_identity
@@ -106,6 +106,7 @@ class Target:
         return replace(
             options,
             block=options.block or stored.fields["layout"]["block"],
+            batch=options.batch or stored.fields["batch"],
             runtime=_begun_with(options.runtime, program["runtime"], RUNTIMES),
             precision=_begun_with(options.precision, program["precision"], PRECISIONS),
         )
