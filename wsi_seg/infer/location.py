@@ -90,11 +90,11 @@ def variant_path(program: Path, precision: str) -> Path:
 
 
 def variants(spec: ModelSpec) -> tuple[str, ...]:
-    """Lower precisions in which the program of a spec lies ready; none for other programs than ONNX files."""
-    location = locate(spec.replaced(precision="auto"))
-    if location.kind != "onnx":
+    """Lower precisions in which the program of a spec (all programs of an ensemble) lies ready; ONNX files only."""
+    found = [locate(one.replaced(precision="auto")) for one in spec.single if not is_constant(one.model)]
+    if any(location.kind != "onnx" for location in found):
         return ()
-    return tuple(name for name in STORED if variant_path(location.path, name).is_file())
+    return tuple(name for name in STORED if all(variant_path(location.path, name).is_file() for location in found))
 
 
 def model_sha256(spec: ModelSpec) -> str:
