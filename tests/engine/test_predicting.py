@@ -251,6 +251,23 @@ class TestMemory:
         assert [type(answer) for answer in answers] == [PredictorOutOfMemory] * 3
         assert predicting.batch == 4
 
+    def test_memory_that_runs_out_while_the_guilty_tile_is_looked_for(self) -> None:
+        """The batch fails for another reason first; alone among padding, its tiles do not fit any more."""
+        predictor = Numbers(4, {2}, set())
+        predicting = Predicting(predictor, 4, lambda: predictor, lambda _: None)
+        predict, calls = predictor.predict, count()
+
+        def shrinking(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+            predictor.room = 4 if next(calls) == 0 else 2
+            return predict(batch)
+
+        predictor.predict = shrinking  # type: ignore[method-assign]
+        tiles = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((4, 2, 2, 3), np.uint8)
+        answers = predicting.predict(tiles, 4)
+        assert [type(answer) is PredictorError for answer in answers] == [False, False, True, False]
+        assert all((answers[number] == number).all() for number in (0, 1, 3))  # type: ignore[union-attr]
+        assert predicting.batch == 2
+
     @settings(max_examples=60)
     @given(
         batch=st.integers(1, 9), filled=st.data(), room=st.integers(0, 9), bad=st.sets(st.integers(0, 8)),
@@ -281,7 +298,7 @@ class Numbers:
     """Answers a tile's colour; runs out of memory on batches beyond `room`, and on tiles that are `hopeless`."""
 
     def __init__(self, room: int, bad: set[int], hopeless: set[int]) -> None:
-        self._room, self._bad, self._hopeless = room, bad, hopeless
+        self.room, self._bad, self._hopeless = room, bad, hopeless
         self.fixed_input = (None, None, None)
         self.sizes: list[int] = []
 
@@ -292,7 +309,7 @@ class Numbers:
     def predict(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.sizes.append(len(batch))
         numbers = set(batch[:, 0, 0, 0].tolist())
-        if len(batch) > self._room or numbers & self._hopeless:
+        if len(batch) > self.room or numbers & self._hopeless:
             raise PredictorOutOfMemory("no room")
         if numbers & self._bad:
             raise PredictorError("bad")

@@ -219,6 +219,20 @@ class TestRuntimes:
         with pytest.raises(ModelLoadError, match=r"no runtime runs all members.*he_stain.* on torch"):
             load_predictor(ensemble(pair[0], "wsi_seg.model.he_stain:HeStain"))
 
+    def test_members_are_closed_when_a_later_one_cannot_be_loaded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        made: list[AnalyticPredictor] = []
+
+        def load(spec: ModelSpec) -> AnalyticPredictor:
+            if made:
+                raise ModelLoadError("broken")
+            made.append(AnalyticPredictor())
+            return made[-1]
+
+        monkeypatch.setattr("wsi_seg.infer.loading._load_program", load)
+        with pytest.raises(ModelLoadError, match="broken"):
+            load_predictor(ensemble("constant:0/3", "constant:1/3"))
+        assert [member.closed for member in made] == [1]
+
     def test_members_are_closed_when_they_do_not_fit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         made: list[AnalyticPredictor] = []
 
