@@ -12,6 +12,7 @@
     │   ├── ModelLoadError    (OSError)            the program cannot be loaded or its runtime is missing
     │   ├── CardError         (ValueError)         the model contract is incomplete or contradicts itself
     │   ├── PredictorError    (RuntimeError)       a prediction failed or has the wrong shape
+    │   │   └── PredictorOutOfMemory (MemoryError) a batch does not fit the memory
     │   └── ParityError       (ValueError)         an export does not give the labels of its original
     ├── PlanError         (ValueError)
     │   ├── GridError                              tile, overlap or block do not fit each other
@@ -99,6 +100,10 @@ class PredictorError(ModelError, RuntimeError):
 
 class ParityError(ModelError, ValueError):
     """A program does not give the labels of the one it was made from."""
+
+
+class PredictorOutOfMemory(PredictorError, MemoryError):
+    """A batch does not fit the memory of the device; a smaller one may."""
 
 
 class PlanError(WsiSegError, ValueError):

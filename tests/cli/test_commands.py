@@ -61,12 +61,40 @@ REFUSED = [
     (("--reader", "nope"), 2, "reader 'nope'"),
     (("--runtime", "nope"), 2, "runtime 'nope'"),
     (("--precision", "fp8"), 2, "precision 'fp8'"),
+    (("--model-weights", "1,2"), 2, "--model-weights has 2 numbers for 1 models"),
+    (("--model-weights", "much"), 2, "--model-weights 'much'"),
+    (("--model", "constant:0/2", "--model", "constant:0/3"), 1, "models 'constant:0/2' and 'constant:0/3' differ in"),
+    (("--tta", "mirror"), 2, "--tta 'mirror'"),
+    (("--tta-scales", "0.93"), 2, "--tta-scales 0.93"),
     (("--mpp", "nan"), 2, "resolution nan"),
     (("--mpp", "50"), 1, "the nearest stored level has 50"),
     (("--classes", "only"), 1, "1 classes"),
     (("--mean", "1,2"), 2, "--mean '1,2'"),
     (("--threshold", "3"), 1, "threshold 3.0"),
 ]
+
+
+class TestSeveralPredictions:
+    OPTIONS = ("--tile", 128, "--block", 256, "--no-skip", "--quiet", "--overlap", 32)
+
+    def test_the_mean_of_equals_is_the_model_itself(self, wsi_seg: Any, small_slide: Path, tmp_path: Path) -> None:
+        """Pixels have no neighbours here, so turns and members change nothing; what was averaged is stated."""
+        labels, told = [], []
+        for name, more in (("a", ()), ("b", ("--model", "identity", "--model-weights", "3,1", "--tta", "d4"))):
+            out = tmp_path / f"{name}.seg.zarr"
+            left = wsi_seg("run", small_slide, "--out", out, "--model", "identity", *more, *self.OPTIONS, "--json")
+            assert left.code == 0
+            told.append(json.loads(left.out))
+            labels.append(open_result(out).labels(0)[:])
+        assert (labels[0] == labels[1]).all()
+        assert [one["model"]["augmentation"] for one in told] == ["none", "d4"]
+        assert told[1]["model"]["members"] == ["identity", "identity"]
+        assert told[0]["run_id"] != told[1]["run_id"]
+
+    def test_the_plan_shows_it(self, wsi_seg: Any, small_slide: Path) -> None:
+        left = wsi_seg("plan", small_slide, "--model", "identity", "--tta", "flips", "--tta-scales", "1/2,1")
+        assert left.code == 0
+        assert "flips, scales 1/2 1" in left.out
 
 
 class TestErrors:

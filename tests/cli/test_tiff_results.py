@@ -123,7 +123,7 @@ def test_finished_is_kept_without_overwrite(wsi_seg: Any, small_slide: Path, tmp
     assert left.code == 1
     assert "--overwrite" in left.err
     assert out.read_bytes() == before
-    assert wsi_seg("run", small_slide, "--out", out, *OPTIONS, "--overwrite", "--model", "constant:1/3").code == 0
+    assert wsi_seg("run", small_slide, "--out", out, *OPTIONS[:-1], "constant:1/3", "--overwrite").code == 0
     assert out.read_bytes() != before
 
 

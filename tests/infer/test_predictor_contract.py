@@ -15,14 +15,24 @@ import openvino
 import pytest
 
 from benchmarks import networks
-from wsi_seg.card import METADATA_KEY
+from wsi_seg.card import METADATA_KEY, ModelCard, named_classes
 from wsi_seg.errors import ModelLoadError, PredictorError
-from wsi_seg.infer import CardOverrides, ModelSpec, Predictor, load_predictor, model_sha256
+from wsi_seg.infer import (
+    Augmentation,
+    CardOverrides,
+    Member,
+    ModelSpec,
+    Predictor,
+    load_predictor,
+    model_sha256,
+    parse_scales,
+)
 
 SIDE = 64
 KINDS = (
     "identity", "constant", "openvino unet", "onnxruntime unet", "openvino ir", "builtin he-stain", "builtin nuclei",
     "torch factory", "torch export", "torchscript", "torch factory with weights",
+    "d4", "flips at two scales", "ensemble", "flips of an ensemble", "ensemble with a constant",
 )  # fmt: skip
 
 
@@ -76,7 +86,15 @@ def _spec(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> ModelSpe
         return ModelSpec(str(tmp_path / "unet.xml"))
     if kind.startswith("torch"):
         return request.getfixturevalue("torch_specs")[kind]
+    pair = (Member(unet, 3.0), Member(_sibling(request), 1.0))
     return {
+        "d4": ModelSpec(unet, augmentation=Augmentation("d4")),
+        "flips at two scales": ModelSpec(unet, augmentation=Augmentation("flips", parse_scales("1/2,1"))),
+        "ensemble": ModelSpec(unet, members=pair, runtime="onnxruntime"),
+        "flips of an ensemble": ModelSpec(unet, members=pair, augmentation=Augmentation("flips")),
+        "ensemble with a constant": ModelSpec(
+            "constant:1/3", members=(Member("constant:1/3"), Member(_sibling(request, named=True)))
+        ),
         "identity": ModelSpec(str(networks.identity(tmp_path / "identity.onnx", SIDE))),
         "constant": ModelSpec("constant:1/3"),
         "openvino unet": ModelSpec(unet, runtime="openvino", streams=2),
@@ -84,6 +102,24 @@ def _spec(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> ModelSpe
         "builtin he-stain": ModelSpec("he-stain"),
         "builtin nuclei": ModelSpec("nuclei"),
     }[kind]
+
+
+def _sibling(request: pytest.FixtureRequest, *, named: bool = False) -> str:
+    """The network of `small_unet` with other weights; `named`: with the classes of `constant:1/3`."""
+    shape = networks.UnetShape(base_channels=4, depth=2, tile_size=64)
+    folder = request.getfixturevalue("tmp_path")
+    path = networks.unet(folder / "sibling.onnx", shape, seed=1)
+    if named:
+        import onnx
+
+        model = onnx.load(path)
+        (entry,) = (entry for entry in model.metadata_props if entry.key == METADATA_KEY)
+        card = ModelCard.from_json(entry.value, "here").replaced(
+            classes=named_classes([f"class {i}" for i in range(3)])
+        )
+        entry.value = card.to_json()
+        onnx.save(model, path)
+    return str(path)
 
 
 @pytest.mark.parametrize("kind", KINDS)

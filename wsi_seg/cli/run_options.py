@@ -27,6 +27,13 @@ def _triple(text: str, option: str) -> tuple[float, float, float]:
     return tuple(values * 3)[:3]  # type: ignore[return-value]
 
 
+def _numbers(text: str | None, option: str) -> tuple[float, ...]:
+    try:
+        return () if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{option} {text!r}", rule="numbers with commas", remedy="e.g. 0.7,0.3") from error
+
+
 def parse_bytes(text: str) -> int:
     """Bytes of `8G`, `512M`, a plain number (powers of 1000, as the plan prints them) or `1.5GiB` (powers of 1024).
 
@@ -70,8 +77,19 @@ def card_fields(
 
 def run_options(
     model: Annotated[
-        str, typer.Option(help="Built-in name, path of an exported program, folder of a training, or module:factory.")
-    ] = DEFAULT_MODEL,
+        list[str],
+        typer.Option(
+            help="Built-in name, path of an exported program, folder of a training, or module:factory. "
+            "Several times: the mean of their probabilities."
+        ),
+    ] = [DEFAULT_MODEL],  # noqa: B006 - read only
+    model_weights: Annotated[
+        str | None, typer.Option(help="How much each --model counts: 0.7,0.3; default: all the same.")
+    ] = None,
+    tta: Annotated[
+        str, typer.Option(help="Average over copies of each tile: none, flips (4), rotations (4) or d4 (8).")
+    ] = "none",
+    tta_scales: Annotated[str, typer.Option(help="And over copies at these scales, e.g. 0.75,1,1.25.")] = "1",
     weights: Annotated[Path | None, typer.Option(help="safetensors file for module:factory.")] = None,
     runtime: Annotated[str, typer.Option(help="auto, onnxruntime, openvino or torch.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")] = "auto",
@@ -126,7 +144,11 @@ def run_options(
         output_stride=output_stride, halo=halo, threshold=threshold, output=output,
     )  # fmt: skip
     return RunOptions(
-        model=model,
+        model=model[0],
+        more_models=tuple(model[1:]),
+        model_weights=_numbers(model_weights, "--model-weights"),
+        tta=tta,
+        tta_scales=tta_scales,
         weights=weights,
         card=given,
         runtime=runtime,

@@ -5,7 +5,7 @@ Owns the order of work inside a block. Running it twice gives the same bytes. It
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from wsi_seg.engine.band import Band, Mosaic, Surface
 from wsi_seg.engine.edge_cache import Edge
 from wsi_seg.engine.events import TilesPredicted
 from wsi_seg.engine.feed import RowFeed
+from wsi_seg.engine.predicting import Answer
 from wsi_seg.engine.pyramid import write_shards
 from wsi_seg.engine.receipt import Receipt, StageClock
 from wsi_seg.engine.stopping import check_stop
@@ -58,6 +59,7 @@ def run_block(session: Session, row: int, column: int) -> Receipt:
         n_predicted=work.n_predicted,
         shards=shards,
         failures=session.take_failures(),
+        notes=session.take_notes(),
     )
     session.leave_marker(receipt)
     return receipt
@@ -184,47 +186,49 @@ class _BlockWork:
         check_stop(self.session.stop)
         self.batch[len(self.waiting) :] = np.array(self.plan.card.background, np.uint8)
         with self.clock.stage("predict"):
-            predictions = self._predicted()
+            answers = self.session.predicting.predict(self.batch, len(self.waiting))
         waiting, self.waiting = self.waiting, []
-        with self.clock.stage("blend"):
-            for slot, key in enumerate(waiting):
-                self._take(key, predictions[slot])
+        for slot, key in enumerate(waiting):
+            self._take(key, answers[slot], self.batch[slot])
         self.n_predicted += len(waiting)
         self.session.listener(TilesPredicted(len(waiting)))
 
-    def _predicted(self) -> Sequence[NDArray[np.float32] | None]:
-        """Predictions by slot of the batch; None for a tile that the model fails on."""
-        try:
-            return list(self.session.predictor.predict(self.batch))
-        except PredictorError as error:
-            if len(self.waiting) > 1:
-                return [self._predicted_apart(slot) for slot in range(len(self.waiting))]
-            self.session.log_failure(self.waiting[0], error)
-            return [None]
-
-    def _predicted_apart(self, slot: int) -> NDArray[np.float32] | None:
-        """One tile of a batch that failed, among padding at the same shape: so that only the guilty tile is lost."""
-        batch = np.empty_like(self.batch)
-        batch[:] = np.array(self.plan.card.background, np.uint8)
-        batch[slot] = self.batch[slot]
-        try:
-            prediction: NDArray[np.float32] = self.session.predictor.predict(batch)[slot].copy()
-        except PredictorError as error:
-            self.session.log_failure(self.waiting[slot], error)
-            return None
-        return prediction
-
-    def _take(self, key: Key, prediction: NDArray[np.float32] | None) -> None:
-        if prediction is None:
-            self._settle_tile(key, TileStatus.MODEL_FAILED, None)
-            return
-        box = self.grid.tile_box(*key)
-        if self._is_sound(key, prediction) and self.band.add_prediction(prediction, self._weights(key), box.y0, box.x0):
-            self._settle_tile(key, TileStatus.DONE, prediction)
+    def _take(self, key: Key, answer: Answer, pixels: NDArray[np.uint8]) -> None:
+        """Blend a tile's prediction; where it is no probability in a low precision, that of the model in fp32."""
+        if isinstance(answer, PredictorError):
+            self._give_up(key, answer)
+        elif self._blended(key, answer):
+            self._publish(key, TileStatus.DONE, answer)
         else:
-            rule = "probabilities are finite and within 0 … 1"
-            self.session.log_failure(key, PredictorError(f"prediction of tile {key} is not a probability", rule=rule))
-            self._settle_tile(key, TileStatus.MODEL_FAILED, None)
+            with self.clock.stage("predict"):
+                redone = self.session.predicting.predict_in_fp32(pixels)
+            if isinstance(redone, np.ndarray) and self._blended(key, redone):
+                self._publish(key, TileStatus.REDONE_FP32, redone)
+            else:
+                self._give_up(key, redone if isinstance(redone, PredictorError) else self._no_probability(key, redone))
+
+    def _blended(self, key: Key, prediction: NDArray[np.float32]) -> bool:
+        """Add a prediction; False, with nothing added, where it holds what is no probability."""
+        box = self.grid.tile_box(*key)
+        with self.clock.stage("blend"):
+            return self._is_sound(key, prediction) and self.band.add_prediction(
+                prediction, self._weights(key), box.y0, box.x0
+            )
+
+    def _publish(self, key: Key, status: TileStatus, prediction: NDArray[np.float32]) -> None:
+        with self.clock.stage("blend"):
+            self._settle_tile(key, status, prediction)
+
+    def _no_probability(self, key: Key, redone: NDArray[np.float32] | None) -> PredictorError:
+        precision = self.session.predictor.facts.precision
+        where = precision if redone is None else f"{precision}, nor in fp32"
+        return PredictorError(
+            f"prediction of tile {key} is not a probability in {where}", rule="they are finite and within 0 … 1"
+        )
+
+    def _give_up(self, key: Key, error: PredictorError) -> None:
+        self.session.log_failure(key, error)
+        self._settle_tile(key, TileStatus.MODEL_FAILED, None)
 
     def _is_sound(self, key: Key, prediction: NDArray[np.float32]) -> bool:
         """Whether every value that counts anywhere is a probability.

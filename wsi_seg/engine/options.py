@@ -16,6 +16,14 @@ class RunOptions:
 
     model: str = DEFAULT_MODEL
     """Built-in name, path of an exported program, or `module:factory`."""
+    more_models: tuple[str, ...] = ()
+    """Models of an ensemble besides `model`: probabilities are averaged."""
+    model_weights: tuple[float, ...] = ()
+    """How much each model of an ensemble counts, `model` first; empty: all the same."""
+    tta: str = "none"
+    """Copies of each tile whose predictions are averaged: none, flips, rotations or d4."""
+    tta_scales: str = "1"
+    """Scales of these copies, with commas."""
     weights: Path | None = None
     """safetensors file for `module:factory`."""
     card: Mapping[str, Any] = field(default_factory=dict)

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_seg.engine.batch_size import TriedBatch, fitting_batch
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.stopping import check_stop
 from wsi_seg.engine.tolerance import readable_thumbnail
-from wsi_seg.engine.warm_up import warm_up
 from wsi_seg.errors import MemoryBudgetError, MissingMppError, RegionReadError, UsageError
 from wsi_seg.geometry import Box
 from wsi_seg.slide.canvas import read_canvas
 
 if TYPE_CHECKING:
-    from wsi_seg.infer import ModelSpec, Predictor
+    from wsi_seg.infer import Member, ModelSpec, Predictor
     from wsi_seg.plan import Plan, PlanOptions, Scale
     from wsi_seg.slide import Slide
 
@@ -90,10 +90,13 @@ def _opened(source: Path | Slide, options: RunOptions) -> Slide:
 
 
 def _load(options: RunOptions, workers: int) -> tuple[ModelSpec, Predictor]:
-    from wsi_seg.infer import CardOverrides, ModelSpec, load_predictor
+    from wsi_seg.infer import Augmentation, CardOverrides, ModelSpec, load_predictor, parse_scales
 
+    names = (options.model, *options.more_models)
     spec = ModelSpec(
         model=options.model,
+        members=_members(names, options.model_weights),
+        augmentation=Augmentation(options.tta, parse_scales(options.tta_scales)),
         weights=None if options.weights is None else str(options.weights),
         runtime=options.runtime,
         precision=options.precision,
@@ -120,12 +123,27 @@ def _as_the_program_demands(options: RunOptions, predictor: Predictor) -> RunOpt
     return options if side is None else replace(options, tile=side)
 
 
+def _members(names: tuple[str, ...], weights: tuple[float, ...]) -> tuple[Member, ...]:
+    """The models of an ensemble with their weights; none for a single model."""
+    from wsi_seg.infer import Member
+
+    if weights and len(weights) != len(names):
+        raise UsageError(
+            f"--model-weights has {len(weights)} numbers for {len(names)} models",
+            rule="one per --model, in their order",
+        )
+    if len(names) == 1:
+        return ()
+    return tuple(Member(name, weight) for name, weight in zip(names, weights or (1.0,) * len(names), strict=True))
+
+
 def _measured(
     slide: Slide, loaded: tuple[ModelSpec, Predictor], options: RunOptions, workers: int, stop: Event | None
 ) -> Prepared:
     """Look at the slide and at what the model does on it, and make the plan."""
-    from wsi_seg.infer import measure_halo, model_notes, model_sha256
+    from wsi_seg.infer import measure_halo, member_cards, model_notes, model_sha256
     from wsi_seg.plan import PlanRequest, ProgramFacts, SlideFacts, choose_scale, choose_tiling, make_plan, read_roi
+    from wsi_seg.plan.grid import check_tile
 
     assert slide.mpp is not None
     model, predictor = loaded
@@ -135,6 +153,8 @@ def _measured(
     thumbnail, notes = readable_thumbnail(slide, THUMBNAIL_SIDE)
     check_stop(stop)
     _refuse_hopeless(predictor, options, workers)
+    if options.tile is not None:
+        check_tile(options.tile, predictor.card.output_stride)
     probes = probe_tiles(slide, scale, thumbnail, options.tile or predictor.card.tile_size)
     height, width = scale.canvas_size
     model, predictor, chosen = _chosen(model, predictor, probes, height * width)
@@ -142,7 +162,8 @@ def _measured(
     halo = predictor.card.halo if predictor.card.halo is not None else measure_halo(predictor, probes)
     check_stop(stop)
     tile = choose_tiling(predictor.card, halo, tile=options.tile, overlap=options.overlap, window=options.window).tile
-    batch = options.batch or predictor.fixed_input[0] or DEFAULT_CPU_BATCH
+    wanted = options.batch or predictor.fixed_input[0] or DEFAULT_CPU_BATCH
+    batch = fitting_batch(predictor, wanted, tile, workers, lambda size: batch_is_independent(predictor, probes, size))
     program = ProgramFacts(
         sha256=model_sha256(model),
         runtime=predictor.facts.runtime,
@@ -150,13 +171,15 @@ def _measured(
         precision=predictor.facts.precision,
         n_channels=predictor.n_channels,
         halo=halo,
-        batch_independent=batch_is_independent(predictor, probes, batch),
+        batch_independent=batch.independent,
+        augmentation=model.augmentation.text,
+        members=member_cards(model),
     )
-    wishes = _plan_options(options, batch, workers, warm_up(predictor, (batch, tile, tile), workers))
+    wishes = _plan_options(options, batch, workers)
     check_stop(stop)
     roi = None if options.roi is None else read_roi(options.roi, slide.bounds)
     plan = make_plan(PlanRequest(facts, predictor.card, program, wishes, thumbnail, roi))
-    told = (*notes, *chosen, *plan.notes, *model_notes(model, predictor, halo))
+    told = (*notes, *chosen, *batch.notes, *plan.notes, *model_notes(model, predictor, halo))
     return Prepared(slide, predictor, model, replace(plan, notes=told), thumbnail)
 
 
@@ -206,18 +229,18 @@ def batch_is_independent(predictor: Predictor, probes: NDArray[np.uint8], batch:
     return batch == 1 or batch_independent(predictor, probes, batch)
 
 
-def _plan_options(options: RunOptions, batch: int, workers: int, resident_bytes: int) -> PlanOptions:
+def _plan_options(options: RunOptions, batch: TriedBatch, workers: int) -> PlanOptions:
     from wsi_seg.plan import PlanOptions
 
     return PlanOptions(
         tile=options.tile,
         overlap=options.overlap,
         window=options.window,
-        batch=batch,
+        batch=batch.size,
         block=options.block,
         n_workers=workers,
         memory_bytes=options.memory_bytes,
-        resident_bytes=resident_bytes,
+        resident_bytes=batch.resident_bytes,
         skip=options.skip_background,
         probabilities=options.probabilities,
     )

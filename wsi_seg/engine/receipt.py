@@ -35,6 +35,8 @@ class Receipt:
     """Tiles predicted by this task, those for its neighbours' use included."""
     failures: tuple[str, ...] = ()
     """What went wrong with single tiles, in words; the first few."""
+    notes: tuple[str, ...] = ()
+    """What the task had to change for the rest of the run, such as the size of batches, in words."""
 
     def to_mapping(self) -> dict[str, Any]:
         """JSON-able form, as markers keep it."""
@@ -49,6 +51,7 @@ class Receipt:
             "stages": {name: round(value, 4) for name, value in self.stages.items()},
             "n_predicted": self.n_predicted,
             "failures": list(self.failures),
+            "notes": list(self.notes),
         }
 
     @classmethod
@@ -65,6 +68,7 @@ class Receipt:
             stages=dict(content["stages"]),
             n_predicted=content["n_predicted"],
             failures=tuple(content["failures"]),
+            notes=tuple(content["notes"]),
         )
 
 

@@ -105,12 +105,17 @@ class _Run:
             self.listener(TaskDone(receipt))
             return receipt
 
-        return run_in_threads(job.plan.layout, todo, work, job.plan.memory.n_workers, self.stop)
+        try:
+            return run_in_threads(job.plan.layout, todo, work, job.plan.memory.n_workers, self.stop)
+        finally:
+            session.close()
 
     def _on_cluster(self, job: RunJob, todo: list[TaskKey]) -> list[Receipt]:
-        receipts = []
+        receipts: list[Receipt] = []
         for receipt in run_on_cluster(self.client, job, todo, run_task_on_worker, self.stop):
             self.listener(TilesPredicted(receipt.n_predicted))
+            for text in receipt.notes:
+                self.listener(Note(text))
             self.listener(TaskDone(receipt))
             receipts.append(receipt)
         return receipts

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.engine.edge_cache import EdgeCache
-from wsi_seg.engine.events import Listener, ignore
+from wsi_seg.engine.events import Listener, Note, ignore
 from wsi_seg.engine.job import RunJob, TaskKey
+from wsi_seg.engine.predicting import Predicting
 from wsi_seg.engine.receipt import Receipt
 from wsi_seg.errors import RunMismatchError
 from wsi_seg.geometry import Box, ceil_div
@@ -47,6 +48,7 @@ class Session:
         self.job = job
         self.slide = job.slide
         self.predictor = predictor
+        self.predicting = Predicting(predictor, job.plan.batch, self._load_fp32, self.note)
         self.listener = listener
         self.stop = stop or threading.Event()
         self.writer = ResultWriter(job.folder, job.result)
@@ -59,6 +61,7 @@ class Session:
         self.label_dtype = np.dtype(np.uint8 if job.result.not_analysed == 255 else np.uint16)
         self._weights = lru_cache(maxsize=None)(self._make_weights)
         self._failures = threading.local()
+        self._notes = threading.local()
 
     @property
     def n_channels(self) -> int:
@@ -111,6 +114,27 @@ class Session:
         texts: list[str] = self._failures.texts
         return texts
 
+    def note(self, text: str) -> None:
+        """Tell the listener, and remember it for the receipt of the block this thread works on."""
+        self._notes.texts = [*getattr(self._notes, "texts", []), text]
+        self.listener(Note(text))
+
+    def take_notes(self) -> tuple[str, ...]:
+        """What `note` heard from this thread since the last call."""
+        texts = tuple(getattr(self._notes, "texts", []))
+        self._notes.texts = []
+        return texts
+
+    def close(self) -> None:
+        """Release what the session itself has loaded: not the slide and not the predictor it was given."""
+        self.predicting.close()
+
+    def _load_fp32(self) -> Predictor:
+        from wsi_seg.infer import load_predictor
+
+        # One stream: it is asked for single tiles, now and then.
+        return load_predictor(self.job.model.replaced(precision="fp32", streams=1))
+
     def leave_marker(self, receipt: Receipt) -> None:
         """Record a finished task durably: from here on it is never done again."""
         self._markers.write(receipt.to_mapping())
@@ -150,13 +174,14 @@ def run_task_on_worker(job: RunJob, key: TaskKey) -> Receipt:
 
 
 def _worker_session(job: RunJob) -> Session:
-    from wsi_seg.infer import load_predictor, model_sha256
+    from wsi_seg.infer import load_predictor, member_cards, model_sha256
 
     predictor, program = load_predictor(job.model), job.plan.program
     checks = {
         "slide": (job.slide.fingerprint(), job.plan.slide.fingerprint),
         "model": (model_sha256(job.model), program.sha256),
         "card": (predictor.card, job.plan.card),
+        "cards of members": (member_cards(job.model), program.members),
         "runtime": (predictor.facts.runtime, program.runtime),
         "device": (predictor.facts.device, program.device),
         "precision": (predictor.facts.precision, program.precision),

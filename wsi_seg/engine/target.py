@@ -93,8 +93,8 @@ class Target:
     def resuming(self, options: RunOptions) -> RunOptions:
         """The options with what the half-done result that is there was begun with, where `auto` leaves it open.
 
-        Else a run resumed with other workers or memory would choose another block, and one resumed where the speeds
-        are others another runtime, and be refused.
+        Else a run resumed with other workers or memory would choose another block or batch, and one resumed where the
+        speeds are others another runtime, and be refused.
         """
         from wsi_seg.infer.protocol import PRECISIONS, RUNTIMES
         from wsi_seg.output.run_directory import partial_path, stored_identity
@@ -106,6 +106,7 @@ class Target:
         return replace(
             options,
             block=options.block or stored.fields["layout"]["block"],
+            batch=options.batch or stored.fields["batch"],
             runtime=_begun_with(options.runtime, program["runtime"], RUNTIMES),
             precision=_begun_with(options.precision, program["precision"], PRECISIONS),
         )
@@ -121,7 +122,7 @@ class Target:
         picture = _overview(open_result(run.path, partial=True), spec, thumbnail, summary)
         if self.tiff:
             self._commit_tiff(run, spec, (summary, picture), stop)
-            return RunReport(self.out, self._companion("overview.png"), summary, prepared.plan.notes)
+            return RunReport(self.out, self._companion("overview.png"), summary, summary.notes)
         for name, content in (
             ("overview.png", picture),
             ("summary.json", summary.to_json()),
@@ -129,7 +130,7 @@ class Target:
         ):
             run.attach(name, content)
         out = commit_run(run, spec, tiles=tiles, thumbnail=thumbnail, facts=summary.facts())
-        return RunReport(out, out / "overview.png", summary, prepared.plan.notes)
+        return RunReport(out, out / "overview.png", summary, summary.notes)
 
     def _companion(self, name: str) -> Path:
         """A file beside a TIFF result."""
@@ -206,6 +207,7 @@ def _summary(spec: ResultSpec, prepared: Prepared, work: WorkDone, tiles: NDArra
         versions={name: _version(name) for name in (*REPORTED, prepared.plan.program.runtime)},
         performance=performance,
         problems=tuple(text for receipt in blocks for text in receipt.failures)[:20],
+        notes=tuple(dict.fromkeys((*prepared.plan.notes, *(text for receipt in blocks for text in receipt.notes)))),
     )
 
 

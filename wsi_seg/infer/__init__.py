@@ -4,19 +4,22 @@ Everything the engine needs is named here. Importing this package imports no run
 one it needs.
 """
 
+from wsi_seg.infer.augmentation import Augmentation, parse_scales
 from wsi_seg.infer.choice import Choice, choose_program
-from wsi_seg.infer.loading import load_predictor, read_card
+from wsi_seg.infer.loading import load_predictor, member_cards, read_card
 from wsi_seg.infer.location import builtin_models, model_sha256
 from wsi_seg.infer.measuring import Trial, candidates, concrete, throughput, try_candidate
 from wsi_seg.infer.notes import model_notes
 from wsi_seg.infer.parity import Agreement, agreement
 from wsi_seg.infer.probing import batch_independent, measure_halo, measure_output_stride
-from wsi_seg.infer.protocol import CardOverrides, ModelSpec, Predictor, RuntimeFacts
+from wsi_seg.infer.protocol import CardOverrides, Member, ModelSpec, Predictor, RuntimeFacts
 
 __all__ = [
     "Agreement",
+    "Augmentation",
     "CardOverrides",
     "Choice",
+    "Member",
     "ModelSpec",
     "Predictor",
     "RuntimeFacts",
@@ -30,8 +33,10 @@ __all__ = [
     "load_predictor",
     "measure_halo",
     "measure_output_stride",
+    "member_cards",
     "model_notes",
     "model_sha256",
+    "parse_scales",
     "read_card",
     "throughput",
     "try_candidate",

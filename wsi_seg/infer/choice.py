@@ -119,7 +119,7 @@ def _loaded(spec: ModelSpec) -> ModelSpec:
 def _key(spec: ModelSpec, side: int) -> str:
     """Everything that the speeds depend on: machine, versions, weights, shape of the work."""
     programs = [model_sha256(spec), *(model_sha256(spec.replaced(precision=name)) for name in variants(spec))]
-    asked = [spec.runtime, spec.precision, spec.threads, spec.streams, side]
+    asked = [spec.runtime, spec.precision, spec.threads, spec.streams, side, spec.augmentation.text]
     text = json.dumps([programs, asked, _machine(), [(name, _version(name)) for name in _PACKAGES]])
     return sha256(text.encode()).hexdigest()
 

@@ -12,6 +12,7 @@ from typing import Any
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import CardError, ModelLoadError
 from wsi_seg.infer.card_source import FoundCard, check_signature, find_card, fixed_input
+from wsi_seg.infer.composing import composed, composed_card
 from wsi_seg.infer.constant import constant_parts, is_constant
 from wsi_seg.infer.location import STORED, Location, file_sha256, locate, weights_sha256
 from wsi_seg.infer.output_forms import NoneOfThem, Votes
@@ -23,11 +24,16 @@ _LOG = logging.getLogger(__name__)
 
 
 def load_predictor(spec: ModelSpec) -> Predictor:
-    """Load, compile and probe the model of a spec.
+    """Load, compile and probe the model of a spec, or the models of an ensemble, with its augmentation around them.
 
-    Precision `auto` runs in fp32; `wsi_seg.infer.choose_precision` decides on real tiles first. Where no card states
-    the output stride, it is measured by shifting an image. Raises ModelLoadError, CardError, PredictorError.
+    Precision `auto` runs as the program is stored; `wsi_seg.infer.choose_program` decides on real tiles first. Where no
+    card states the output stride, it is measured by shifting an image. Raises ModelLoadError, CardError, PredictorError.
     """
+    return composed(spec, _load_program)
+
+
+def _load_program(spec: ModelSpec) -> Predictor:
+    """The predictor of one program."""
     if is_constant(spec.model):
         constant, card = constant_parts(spec.model)
         return _probed(constant, FoundCard(card.replaced(**spec.card.stated()), True))
@@ -51,6 +57,16 @@ def read_card(spec: ModelSpec) -> ModelCard:
 
     An output stride that no card states is given as 1 here; `load_predictor` measures it. Raises as `load_predictor`.
     """
+    return composed_card(spec, _read_card)
+
+
+def member_cards(spec: ModelSpec) -> tuple[ModelCard, ...]:
+    """The cards of the models of an ensemble, as `read_card` gives them; empty for a single model."""
+    return tuple(_read_card(one) for one in spec.single) if spec.members else ()
+
+
+def _read_card(spec: ModelSpec) -> ModelCard:
+    """The card of one program."""
     if is_constant(spec.model):
         return constant_parts(spec.model)[1].replaced(**spec.card.stated())
     location = locate(spec)

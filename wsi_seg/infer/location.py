@@ -90,19 +90,22 @@ def variant_path(program: Path, precision: str) -> Path:
 
 
 def variants(spec: ModelSpec) -> tuple[str, ...]:
-    """Lower precisions in which the program of a spec lies ready; none for other programs than ONNX files."""
-    location = locate(spec.replaced(precision="auto"))
-    if location.kind != "onnx":
+    """Lower precisions in which the program of a spec (all programs of an ensemble) lies ready; ONNX files only."""
+    found = [locate(one.replaced(precision="auto")) for one in spec.single if not is_constant(one.model)]
+    if any(location.kind != "onnx" for location in found):
         return ()
-    return tuple(name for name in STORED if variant_path(location.path, name).is_file())
+    return tuple(name for name in STORED if all(variant_path(location.path, name).is_file() for location in found))
 
 
 def model_sha256(spec: ModelSpec) -> str:
     """SHA-256 (hex) over the bytes that decide the predictions: program, external weights, safetensors.
 
     For `module:factory` the source file of the module and the weights; for `constant:K/C` the name. One file gives the
-    plain hash of its bytes. Raises ModelLoadError.
+    plain hash of its bytes. For an ensemble, hashes and shares of all members in their order. Raises ModelLoadError.
     """
+    if spec.members:
+        parts = [f"{model_sha256(one)} {share!r}" for one, share in zip(spec.single, spec.shares, strict=True)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
     if is_constant(spec.model):
         return hashlib.sha256(spec.model.encode()).hexdigest()
     hashes = [file_sha256(path) for path in _files(spec)]

@@ -20,13 +20,12 @@ def model_notes(spec: ModelSpec, predictor: Predictor, halo: int | None) -> tupl
     `halo`: context per side in px, as measured or stated; None: unknown or unbounded. Empty for most models, and for
     torch programs, whose operations are not looked at. Raises as `read_card`.
     """
-    found = read_found(spec)
-    if found is None:
-        return ()
-    signature = found.signature
-    return (
-        *_seams(signature, halo), *_small_tiles(predictor, halo), *_votes(signature), *_overlaps(signature, predictor)
-    )  # fmt: skip
+    told: dict[str, None] = {}  # each sentence once, for models of an ensemble too
+    for found in filter(None, map(read_found, spec.single)):
+        signature = found.signature
+        told |= dict.fromkeys((*_seams(signature, halo), *_small_tiles(predictor, halo)))
+        told |= dict.fromkeys((*_votes(signature), *_overlaps(signature, predictor)))
+    return tuple(told)
 
 
 def _seams(signature: Signature, halo: int | None) -> Iterator[str]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import CardError, PredictorError
+from wsi_seg.infer.out_of_memory import run_program
 from wsi_seg.infer.protocol import Program, RuntimeFacts
 
 FixedInput = tuple[int | None, int | None, int | None]
@@ -36,7 +37,7 @@ class ProgramPredictor:
         if program is None:
             raise PredictorError(f"model {self.card.name!r} is closed", rule="predict before close")
         check_batch(batch, self.card, self.fixed_input)
-        output = _run(program, np.ascontiguousarray(batch), self.card)
+        output = _run(program, batch, self.card)
         return shaped(output, (batch.shape[0], self.n_channels, *batch.shape[1:3]), self.card)
 
     def close(self) -> None:
@@ -68,7 +69,7 @@ def probe(program: Program, card: ModelCard, fixed_input: FixedInput, *, indepen
 def _run(program: Program, batch: NDArray[np.uint8], card: ModelCard) -> NDArray[np.floating[Any]]:
     """Run, and say what to do where a program that fails may only dislike the sides of its input."""
     try:
-        return program.run(batch)
+        return run_program(program, batch, card.name)
     except PredictorError as error:
         if error.remedy or not any(side % 64 for side in batch.shape[1:3]):
             raise

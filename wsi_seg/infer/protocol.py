@@ -7,6 +7,7 @@ Owns the `Predictor` protocol, the picklable `ModelSpec` from which any process 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
+from math import inf
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from wsi_seg.card import ModelCard, SegmentationClass
 from wsi_seg.errors import UsageError
+from wsi_seg.infer.augmentation import NO_AUGMENTATION, Augmentation
 
 RUNTIMES = ("auto", "onnxruntime", "openvino", "torch")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
@@ -64,6 +66,16 @@ class CardOverrides:
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """One model of an ensemble and how much it counts."""
+
+    model: str
+    """As `ModelSpec.model`."""
+    weight: float = 1.0
+    """Above 0; what counts is its share of the sum of all."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """All a worker needs to make the predictor; pickles, hashes and compares by value."""
 
@@ -82,6 +94,10 @@ class ModelSpec:
     streams: int = 1
     """Calls expected at once."""
     card: CardOverrides = CardOverrides()
+    augmentation: Augmentation = NO_AUGMENTATION
+    """Copies of each tile whose predictions are averaged."""
+    members: tuple[Member, ...] = ()
+    """All models of an ensemble, `model` first; empty for a single model. Everything else holds for each of them."""
 
     def __post_init__(self) -> None:
         if self.runtime not in RUNTIMES:
@@ -90,10 +106,43 @@ class ModelSpec:
             raise UsageError(f"precision {self.precision!r}", rule=f"one of {', '.join(PRECISIONS)}")
         if self.threads < 1 or self.streams < 1:
             raise UsageError(f"{self.threads} threads, {self.streams} streams", rule="both must be at least 1")
+        if self.members:
+            self._check_members()
 
     def replaced(self, **changes: Any) -> ModelSpec:
         """A spec with some fields changed."""
         return replace(self, **changes)
+
+    @property
+    def single(self) -> tuple[ModelSpec, ...]:
+        """Specs of the programs behind it, each to be loaded on its own: no ensemble, no augmentation."""
+        plain = replace(self, members=(), augmentation=NO_AUGMENTATION)
+        return tuple(replace(plain, model=member.model) for member in self.members) or (plain,)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """How much each of `single` counts; sums to 1.
+
+        >>> ModelSpec("a.onnx", members=(Member("a.onnx", 3), Member("b.onnx", 1))).shares
+        (0.75, 0.25)
+        """
+        weights = [member.weight for member in self.members] or [1.0]
+        return tuple(weight / sum(weights) for weight in weights)
+
+    def _check_members(self) -> None:
+        if len(self.members) < 2 or self.members[0].model != self.model:
+            raise UsageError(
+                f"an ensemble of {', '.join(member.model for member in self.members)} for model {self.model}",
+                rule="two models or more, the first of them named as the model too",
+            )
+        if not all(0 < member.weight < inf for member in self.members):
+            told = ", ".join(f"{member.weight:g}" for member in self.members)
+            raise UsageError(f"--model-weights {told}", rule="numbers above 0")
+        if self.weights is not None:
+            raise UsageError(
+                f"--weights {self.weights} with several models", rule="it says nothing of which model they belong to",
+                remedy="export the models to ONNX, or write factories that load their own weights",
+            )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

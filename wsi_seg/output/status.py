@@ -9,7 +9,7 @@ class TileStatus(IntEnum):
     """Status of one tile of the grid, as stored (uint8).
 
     >>> [status.word for status in TileStatus]
-    ['pending', 'done', 'skipped', 'unreadable', 'model-failed']
+    ['pending', 'done', 'skipped', 'unreadable', 'model-failed', 'redone-fp32']
     """
 
     PENDING = 0
@@ -22,6 +22,8 @@ class TileStatus(IntEnum):
     """The slide's pixels could not be read: not analysed."""
     MODEL_FAILED = 4
     """The model gave no usable answer (an error, NaN or Inf): not analysed."""
+    REDONE_FP32 = 5
+    """Predicted in fp32, because the run's lower precision gave NaN, Inf or no probability."""
 
     @property
     def word(self) -> str:

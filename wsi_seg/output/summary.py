@@ -74,11 +74,13 @@ class Summary:
     performance: Performance | None = None
     problems: tuple[str, ...] = ()
     """What went wrong with single tiles, in words; the first few."""
+    notes: tuple[str, ...] = ()
+    """What the user should know: of the plan, and of what the run had to change on its way."""
 
     def facts(self) -> dict[str, Any]:
         """The reproducible part, JSON-able: equal runs give equal facts."""
         content = asdict(self)
-        for key in ("performance", "versions", "problems"):
+        for key in ("performance", "versions", "problems", "notes"):
             del content[key]
         return content
 
@@ -120,7 +122,7 @@ def make_summary(
         run_id: identity of the run.
         counts: level-0 pixels per class, then those not analysed.
         tiles: statuses, (rows, columns) of TileStatus.
-        others: the other fields of Summary: `tissue_mm2`, `model`, `versions`, `performance`, `problems`.
+        others: the other fields of Summary: `tissue_mm2`, `model`, `versions`, `performance`, `problems`, `notes`.
     """
     if len(counts) != len(spec.classes) + 1 or sum(counts) != spec.layout.size[0] * spec.layout.size[1]:
         raise ValueError(

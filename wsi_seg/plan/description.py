@@ -41,8 +41,11 @@ def _slide_rows(plan: Plan) -> Rows:
 def _model_rows(plan: Plan) -> Rows:
     card, program = plan.card, plan.program
     halo = "unknown or unbounded" if program.halo is None else f"{program.halo} px"
+    rows = [("model", f"{card.name} ({program.runtime}, {program.device}, {program.precision})")]
+    if program.augmentation != "none":
+        rows.append(("augmentation", f"{program.augmentation}; predictions of turned and rescaled copies are averaged"))
     return [
-        ("model", f"{card.name} ({program.runtime}, {program.device}, {program.precision})"),
+        *rows,
         ("classes", ", ".join(entry.name for entry in card.classes)),
         ("trained at", f"{card.mpp:g} um/px"),
         ("halo", f"{halo}, output stride {card.output_stride} px"),

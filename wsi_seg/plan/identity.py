@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
-RESULT_VERSION = 2
+RESULT_VERSION = 3
 """Raised whenever the same inputs give other bytes than before; a half-done run of another version is not resumed."""
 
 _SHOWN = 48

@@ -105,6 +105,8 @@ class Plan:
                 "precision": self.program.precision,
                 "n_channels": self.program.n_channels,
                 "card": _card_identity(self.card),
+                "members": [_card_identity(card) for card in self.program.members],
+                "augmentation": self.program.augmentation,
             },
             "scale": self.scale.to_mapping(),
             "grid": self.grid.to_mapping(),

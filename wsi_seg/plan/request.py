@@ -55,6 +55,10 @@ class ProgramFacts:
     """Context per side that an exact prediction needs, measured or from the card; None: not known, or unbounded."""
     batch_independent: bool = False
     """True when a tile's prediction was shown not to depend on its neighbours in the batch."""
+    augmentation: str = "none"
+    """The copies of a tile whose predictions are averaged, in words."""
+    members: tuple[ModelCard, ...] = ()
+    """Cards of the models of an ensemble; empty for a single model."""
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -66,6 +70,8 @@ class ProgramFacts:
             "n_channels": self.n_channels,
             "halo": self.halo,
             "batch_independent": self.batch_independent,
+            "augmentation": self.augmentation,
+            "members": [card.name for card in self.members],
         }
 
 
