@@ -6,6 +6,7 @@ where it is used. Decisions and proofs: kernels/DESIGN.md.
 """
 
 from wsi_kernels.blend import accumulate, accumulate_probabilities, quantise
+from wsi_kernels.components import fill_holes, remove_small
 from wsi_kernels.label import count_labels, label_argmax, label_threshold, probabilities_uint8
 from wsi_kernels.pack import pack_nchw, pack_nhwc
 from wsi_kernels.polygon import fill_polygons
@@ -21,6 +22,7 @@ __all__ = [
     "area_source_box",
     "axis_window",
     "count_labels",
+    "fill_holes",
     "fill_polygons",
     "halve_majority",
     "halve_mean",
@@ -31,5 +33,6 @@ __all__ = [
     "pack_nhwc",
     "probabilities_uint8",
     "quantise",
+    "remove_small",
     "tissue_mask",
 ]

@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 import numpy as np
+from scipy import ndimage
 
 
 def quantise(probabilities):
@@ -105,3 +106,46 @@ def _crossings(ring, y, x):
         if ya <= Fraction(y) < yb:
             n += xa + (Fraction(y) - ya) * (xb - xa) / (yb - ya) <= Fraction(x)
     return n
+
+
+def remove_small(labels, limits, windows):
+    """Every object by itself with scipy; then votes, side by side."""
+    n, eight = len(limits), np.ones((3, 3))
+    small = np.zeros(labels.shape, bool)
+    objects = []
+    for index in range(n):
+        found, _ = ndimage.label(labels == index, eight)
+        for number, (y, x) in enumerate(ndimage.find_objects(found), 1):
+            mask = found == number
+            if mask.sum() < limits[index] and max(y.stop - y.start, x.stop - x.start) <= windows[index]:
+                small |= mask
+                objects.append(mask)
+    out = labels.copy()
+    for mask in objects:
+        votes = [0] * n
+        for i, j in zip(*np.nonzero(mask), strict=True):
+            for y, x in ((i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)):
+                inside = 0 <= y < labels.shape[0] and 0 <= x < labels.shape[1]
+                if inside and not small[y, x] and labels[y, x] < n:
+                    votes[labels[y, x]] += 1
+        out[mask] = votes.index(max(votes))
+    return out
+
+
+def fill_holes(labels, limits, windows, closed):
+    """Every component of what is not the class, with scipy; larger holes painted later."""
+    height, width = labels.shape
+    holes = []
+    for index, (limit, window) in enumerate(zip(limits, windows, strict=True)):
+        found, _ = ndimage.label(labels != index)
+        for number, (y, x) in enumerate(ndimage.find_objects(found), 1):
+            mask = found == number
+            at_edge = (y.start == 0, x.start == 0, y.stop == height, x.stop == width)
+            outside = any(at and shut for at, shut in zip(at_edge, closed, strict=True))
+            fits = mask.sum() < limit and max(y.stop - y.start, x.stop - x.start) <= window
+            if fits and not outside and (labels[mask] < len(limits)).all() and (labels == index).any():
+                holes.append((mask.sum(), -index, mask))
+    out = labels.copy()
+    for _, index, mask in sorted(holes, key=lambda hole: hole[:2]):
+        out[mask] = -index
+    return out
