@@ -7,6 +7,7 @@ where it is used. Decisions and proofs: kernels/DESIGN.md.
 
 from wsi_kernels.blend import accumulate, accumulate_probabilities, quantise
 from wsi_kernels.components import fill_holes, remove_small
+from wsi_kernels.crf import FieldShape, mean_field
 from wsi_kernels.label import count_labels, label_argmax, label_threshold, probabilities_uint8
 from wsi_kernels.pack import pack_nchw, pack_nhwc
 from wsi_kernels.polygon import fill_polygons
@@ -16,6 +17,7 @@ from wsi_kernels.tissue import otsu_threshold, tissue_mask
 from wsi_kernels.window import axis_window
 
 __all__ = [
+    "FieldShape",
     "accumulate",
     "accumulate_probabilities",
     "area_resample",
@@ -28,6 +30,7 @@ __all__ = [
     "halve_mean",
     "label_argmax",
     "label_threshold",
+    "mean_field",
     "otsu_threshold",
     "pack_nchw",
     "pack_nhwc",

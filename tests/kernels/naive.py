@@ -149,3 +149,28 @@ def fill_holes(labels, limits, windows, closed):
     for _, index, mask in sorted(holes, key=lambda hole: hole[:2]):
         out[mask] = -index
     return out
+
+
+def mean_field(priors, pixels, valid, shape):
+    """Float64, px by px over a window."""
+    n, height, width = priors.shape
+    start = np.where(valid, np.maximum(priors.astype(np.float64), 2.0**-17), 0)
+    q = start / np.where(valid, start.sum(0), 1)
+    reach = range(-shape.radius, shape.radius + 1)
+    taps = [(y, x) for y in reach for x in reach if (y, x) != (0, 0)]
+    near = {tap: np.exp(-(tap[0] ** 2 + tap[1] ** 2) / (2 * (shape.radius / 2) ** 2)) for tap in taps}
+    colours = pixels.astype(np.float64)
+    for _ in range(shape.iterations):
+        after = np.zeros_like(q)
+        for i, j in zip(*np.nonzero(valid), strict=True):
+            heard = np.zeros(n)
+            for (dy, dx), share in near.items():
+                y, x = i + dy, j + dx
+                if 0 <= y < height and 0 <= x < width and valid[y, x]:
+                    distance = ((colours[i, j] - colours[y, x]) ** 2).sum()
+                    k = np.rint(255 * share * np.exp(-distance / (2 * shape.colour**2))) / 255
+                    heard += k * q[:, y, x]
+            value = start[:, i, j] * np.exp(shape.weight * heard / sum(near.values()))
+            after[:, i, j] = value / value.sum()
+        q = after
+    return q

@@ -134,6 +134,19 @@ class TestFillHoles:
         whole = fill_holes(labels, limits, windows, (True,) * 4)
         np.testing.assert_array_equal(cut(out, box, seen), cut(whole, box))
 
+    @pytest.mark.parametrize(("length", "margin", "enough"), [(7, 6, True), (6, 6, True), (7, 5, False)])
+    def test_no_smaller_margin_would_do(self, length, margin, enough):
+        """A slit of 7 px does not fit into a window of 6; seen from 5 px away it seems to."""
+        labels = np.ones((3, 30), np.uint8)
+        labels[1, 10 : 10 + length] = 0
+        whole = fill_holes(labels, [0, 99], [6, 6], (True,) * 4)
+        right = [
+            fill_holes(labels[:, x - margin : x + margin + 1], [0, 99], [6, 6], (True, False, True, False))[1, margin]
+            == whole[1, x]
+            for x in range(8, 20)
+        ]
+        assert all(right) == enough
+
     @given(cases())
     def test_what_is_not_analysed_stays_and_nothing_becomes_it(self, case):
         labels, limits, windows = case
