@@ -74,7 +74,8 @@ def _checked(
         raise ValueError(f"limits {list(limits)}, windows {list(windows)}; one value >= 0 for each class")
     if labels.size > np.iinfo(np.int32).max:
         raise ValueError(f"labels {labels.shape}; at most {np.iinfo(np.int32).max} px at a time")
-    return np.ascontiguousarray(labels), limit, window
+    rows: Labels = np.ascontiguousarray(labels)  # type: ignore[assignment]
+    return rows, limit, window
 
 
 def _candidates(dtype: np.dtype[np.uint8] | np.dtype[np.uint16], limit: NDArray[np.int64]) -> NDArray[np.uint16]:

@@ -6,10 +6,11 @@ Owns the order in which facts are gathered before the work: resolution, scale, t
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +18,14 @@ from numpy.typing import NDArray
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.stopping import check_stop
 from wsi_seg.engine.tolerance import readable_thumbnail
-from wsi_seg.engine.warm_up import warm_up
+from wsi_seg.engine.warm_up import touch_steps, warm_up
 from wsi_seg.errors import MemoryBudgetError, MissingMppError, RegionReadError, UsageError
 from wsi_seg.geometry import Box
 from wsi_seg.slide.canvas import read_canvas
 
 if TYPE_CHECKING:
     from wsi_seg.infer import ModelSpec, Predictor
-    from wsi_seg.plan import Plan, PlanOptions, Scale
+    from wsi_seg.plan import CrfWishes, Plan, PlanOptions, Scale
     from wsi_seg.slide import Slide
 
 THUMBNAIL_SIDE = 2048
@@ -137,6 +138,7 @@ def _measured(
         halo=halo,
         batch_independent=batch_is_independent(predictor, probes, batch),
     )
+    touch_steps(predictor.card, options)
     wishes = _plan_options(options, batch, workers, warm_up(predictor, (batch, tile, tile), workers))
     check_stop(stop)
     roi = None if options.roi is None else read_roi(options.roi, slide.bounds)
@@ -191,7 +193,7 @@ def batch_is_independent(predictor: Predictor, probes: NDArray[np.uint8], batch:
 
 
 def _plan_options(options: RunOptions, batch: int, workers: int, resident_bytes: int) -> PlanOptions:
-    from wsi_seg.plan import PlanOptions
+    from wsi_seg.plan import PlanOptions, PostWishes
 
     return PlanOptions(
         tile=options.tile,
@@ -204,7 +206,14 @@ def _plan_options(options: RunOptions, batch: int, workers: int, resident_bytes:
         resident_bytes=resident_bytes,
         skip=options.skip_background,
         probabilities=options.probabilities,
+        post=PostWishes(options.min_object, options.fill_holes, None if options.crf is None else _crf(options.crf)),
     )
+
+
+def _crf(wishes: Mapping[str, Any]) -> CrfWishes:
+    from wsi_seg.plan import CrfWishes
+
+    return CrfWishes(**wishes)
 
 
 def probe_tiles(slide: Slide, scale: Scale, thumbnail: NDArray[np.uint8], tile: int) -> NDArray[np.uint8]:

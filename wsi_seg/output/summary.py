@@ -72,6 +72,8 @@ class Summary:
     versions: Mapping[str, str]
     """Of wsi-seg and the libraries that make the pixels."""
     performance: Performance | None = None
+    postprocessing: Sequence[Mapping[str, Any]] = ()
+    """Steps that the labels went through after the prediction, in order, with their parameters in px."""
     problems: tuple[str, ...] = ()
     """What went wrong with single tiles, in words; the first few."""
 
@@ -120,7 +122,8 @@ def make_summary(
         run_id: identity of the run.
         counts: level-0 pixels per class, then those not analysed.
         tiles: statuses, (rows, columns) of TileStatus.
-        others: the other fields of Summary: `tissue_mm2`, `model`, `versions`, `performance`, `problems`.
+        others: the other fields of Summary: `tissue_mm2`, `model`, `versions`, `performance`, `postprocessing`,
+            `problems`.
     """
     if len(counts) != len(spec.classes) + 1 or sum(counts) != spec.layout.size[0] * spec.layout.size[1]:
         raise ValueError(
