@@ -108,46 +108,51 @@ def _crossings(ring, y, x):
     return n
 
 
+def components(mask, structure):
+    """(px count, longer side, rows, columns, px coordinates) of each component, as scipy finds them."""
+    found, _ = ndimage.label(mask, structure)
+    for number, (y, x) in enumerate(ndimage.find_objects(found), 1):
+        rows, columns = np.nonzero(found[y, x] == number)
+        yield len(rows), max(y.stop - y.start, x.stop - x.start), y, x, (rows + y.start, columns + x.start)
+
+
 def remove_small(labels, limits, windows):
-    """Every object by itself with scipy; then votes, side by side."""
-    n, eight = len(limits), np.ones((3, 3))
+    """Every object by itself; then votes, side by side."""
+    n = len(limits)
     small = np.zeros(labels.shape, bool)
     objects = []
-    for index in range(n):
-        found, _ = ndimage.label(labels == index, eight)
-        for number, (y, x) in enumerate(ndimage.find_objects(found), 1):
-            mask = found == number
-            if mask.sum() < limits[index] and max(y.stop - y.start, x.stop - x.start) <= windows[index]:
-                small |= mask
-                objects.append(mask)
+    for index in range(1 if not limits[0] else 0, n):
+        for area, side, _, _, place in components(labels == index, np.ones((3, 3))):
+            if area < limits[index] and side <= windows[index]:
+                small[place] = True
+                objects.append(place)
     out = labels.copy()
-    for mask in objects:
+    for place in objects:
         votes = [0] * n
-        for i, j in zip(*np.nonzero(mask), strict=True):
+        for i, j in zip(*place, strict=True):
             for y, x in ((i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)):
                 inside = 0 <= y < labels.shape[0] and 0 <= x < labels.shape[1]
                 if inside and not small[y, x] and labels[y, x] < n:
                     votes[labels[y, x]] += 1
-        out[mask] = votes.index(max(votes))
+        out[place] = votes.index(max(votes))
     return out
 
 
 def fill_holes(labels, limits, windows, closed):
-    """Every component of what is not the class, with scipy; larger holes painted later."""
+    """Every component of what is not the class; larger holes painted later."""
     height, width = labels.shape
     holes = []
     for index, (limit, window) in enumerate(zip(limits, windows, strict=True)):
-        found, _ = ndimage.label(labels != index)
-        for number, (y, x) in enumerate(ndimage.find_objects(found), 1):
-            mask = found == number
+        if not limit or not (labels == index).any():
+            continue
+        for area, side, y, x, place in components(labels != index, None):
             at_edge = (y.start == 0, x.start == 0, y.stop == height, x.stop == width)
             outside = any(at and shut for at, shut in zip(at_edge, closed, strict=True))
-            fits = mask.sum() < limit and max(y.stop - y.start, x.stop - x.start) <= window
-            if fits and not outside and (labels[mask] < len(limits)).all() and (labels == index).any():
-                holes.append((mask.sum(), -index, mask))
+            if area < limit and side <= window and not outside and (labels[place] < len(limits)).all():
+                holes.append((area, -index, place))
     out = labels.copy()
-    for _, index, mask in sorted(holes, key=lambda hole: hole[:2]):
-        out[mask] = -index
+    for _, index, place in sorted(holes, key=lambda hole: hole[:2]):
+        out[place] = -index
     return out
 
 
