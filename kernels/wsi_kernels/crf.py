@@ -68,12 +68,14 @@ def mean_field(
     inside = _padded(valid.view(np.uint8), radius)
     alike = np.zeros(len(taps) * inside.size, np.uint8)
     planes = _padded(pixels.transpose(2, 0, 1), radius)
-    _affinities(planes, inside, size[1:], taps, nearness, _likeness(shape.colour), alike)
+    _affinities(planes, inside, size[1:], taps, nearness, np.float32(0.5 / shape.colour**2), alike)
     start = _padded(np.where(valid, np.maximum(priors, FLOOR), np.float32(0)), radius)
     before, after = start.copy(), np.zeros_like(start)
     _normalise(before, inside, n_classes)
+    crowd = np.zeros(inside.size, np.float32)
+    _crowds(inside.astype(np.float32), size[1:], taps, alike, crowd)
     for _ in range(shape.iterations):
-        _step(start, before, size, (taps, alike, scale), _TAYLOR, after)
+        _step(start, before, size, (taps, alike, crowd, scale), _TAYLOR, after)
         _normalise(after, inside, n_classes)
         before, after = after, before
     marginals: NDArray[np.float32] = before.reshape(size)[:, radius : radius + height, radius : radius + width]
@@ -104,20 +106,12 @@ def _taps(shape: FieldShape) -> tuple[NDArray[np.int64], NDArray[np.float32], np
     return np.array(taps, np.int64), np.array(nearness, np.float32) * np.float32(_ALIKE), scale
 
 
-def _likeness(colour: float) -> NDArray[np.float32]:
-    """exp(-d / 2 colour^2) for d = 0, 1, …, while it shows in an affinity; the last one, 0, is for all above."""
-    n = min(3 * 255**2, int(2 * colour**2 * np.log(4 * _ALIKE))) + 1
-    likeness = np.exp(-np.arange(n + 1) / (2 * colour**2)).astype(np.float32)
-    likeness[n] = 0
-    return likeness
-
-
 @kernel
-def _affinities(pixels, inside, size, taps, nearness, likeness, alike):  # type: ignore[no-untyped-def]
+def _affinities(pixels, inside, size, taps, nearness, strangeness, alike):  # type: ignore[no-untyped-def]
     """0 … 255 for every px of the padded array and every tap: that px and the one `tap` further on; planes of RGB."""
     radius = -taps[:, 1].min()
     height, width = size
-    plane, n, last = height * width, width - 2 * radius, np.int32(likeness.size - 1)
+    plane, n = height * width, width - 2 * radius
     for y in range(radius, height - radius):
         s = y * width + radius
         red, green, blue = (
@@ -136,8 +130,27 @@ def _affinities(pixels, inside, size, taps, nearness, likeness, alike):  # type:
                 d_red = np.int32(red[x]) - np.int32(other_red[x])
                 d_green = np.int32(green[x]) - np.int32(other_green[x])
                 d_blue = np.int32(blue[x]) - np.int32(other_blue[x])
-                likely = likeness[min(d_red * d_red + d_green * d_green + d_blue * d_blue, last)]
-                out[x] = np.uint8(np.int32(near * likely + np.float32(0.5))) * (here[x] & there[x])
+                distance = np.float32(d_red * d_red + d_green * d_green + d_blue * d_blue)
+                affinity = near * _decay(distance * strangeness) + np.float32(0.5)
+                out[x] = np.uint8(np.int32(affinity)) * (here[x] & there[x])
+
+
+@kernel
+def _decay(x):  # type: ignore[no-untyped-def]
+    """exp(-x) for x >= 0, as exp(-x / 16) ** 16; beyond 8, where no affinity is left of it, exp(-8)."""
+    y = (x if x < np.float32(8) else np.float32(8)) * np.float32(-1 / 16)
+    value = np.float32(1 / 5040)
+    value = value * y + np.float32(1 / 720)
+    value = value * y + np.float32(1 / 120)
+    value = value * y + np.float32(1 / 24)
+    value = value * y + np.float32(1 / 6)
+    value = value * y + np.float32(1 / 2)
+    value = value * y + np.float32(1)
+    value = value * y + np.float32(1)
+    value = value * value
+    value = value * value
+    value = value * value
+    return value * value
 
 
 @kernel
@@ -162,24 +175,42 @@ def _normalise(q, inside, n_classes):  # type: ignore[no-untyped-def]
 
 @kernel
 def _step(start, before, size, window, taylor, after):  # type: ignore[no-untyped-def]
-    taps, alike, scale = window
+    taps, alike, crowd, scale = window
     radius = -taps[:, 1].min()
     n_classes, height, width = size
     plane, n = height * width, width - 2 * radius
-    heard = np.empty(n, np.float32)
+    heard, rest = np.empty(n, np.float32), np.empty(n, np.float32)
     for y in range(radius, height - radius):
         s = y * width + radius
-        for c in range(n_classes):
-            q = before[c * plane : c * plane + plane]
+        rest[:] = crowd[s : s + n]  # probabilities sum to 1, so class 0 is what the others leave
+        for c in range(1, n_classes):
             heard[:] = np.float32(0)
-            for t in range(len(taps)):
-                o = taps[t, 0] * width + taps[t, 1]
-                k = t * plane + s
-                _listen(
-                    heard, (alike[k : k + n], q[s + o : s + o + n]), (alike[k - o : k - o + n], q[s - o : s - o + n])
-                )
+            _listen_row(heard, before[c * plane : c * plane + plane], s, width, taps, alike)
+            for x in range(n):
+                rest[x] = rest[x] - heard[x]
             at = c * plane + s
             _weigh(heard, start[at : at + n], scale, taylor, after[at : at + n])
+        _weigh(rest, start[s : s + n], scale, taylor, after[s : s + n])
+
+
+@kernel
+def _crowds(present, size, taps, alike, crowd):  # type: ignore[no-untyped-def]
+    """The sum of the affinities of every px."""
+    radius = -taps[:, 1].min()
+    height, width = size
+    for y in range(radius, height - radius):
+        s = y * width + radius
+        _listen_row(crowd[s : s + width - 2 * radius], present, s, width, taps, alike)
+
+
+@kernel
+def _listen_row(heard, q, s, width, taps, alike):  # type: ignore[no-untyped-def]
+    """Add what every tap says to the px from `s` on."""
+    n = heard.size
+    for t in range(len(taps)):
+        o = taps[t, 0] * width + taps[t, 1]
+        k = t * q.size + s
+        _listen(heard, (alike[k : k + n], q[s + o : s + o + n]), (alike[k - o : k - o + n], q[s - o : s - o + n]))
 
 
 @kernel

@@ -272,7 +272,7 @@ def _piece_bytes(work: WorkShape, block: int, step: Step) -> int:
     strips = (level_rows * level_columns + height * width) * RGB
     padded_px = (height + 2 * radius) * (min(side, width) + 2 * radius)
     taps = ((2 * radius + 1) ** 2 - 1) // 2
-    return strips + padded_px * (taps + 6 * FLOAT32 * max(2, work.n_channels) + 2 * RGB + 2)
+    return strips + padded_px * (taps + FLOAT32 * (6 * max(2, work.n_channels) + 3) + 2 * RGB + 2)
 
 
 def _width(work: WorkShape, block: int) -> int:
