@@ -181,9 +181,20 @@ class TestSameBytes:
         prepared = prepare(slide, RunOptions(**{"tile": 128, "block": 256, "skip_background": False, **options}))
         prepared.predictor.close()
         assert prepared.plan.post.margin == 6 + 24 + 2 * 31
-        performance = run.report(slide, **options).summary.performance
-        assert performance is not None
-        assert performance.n_predicted == prepared.plan.selection.n_predicted
+        report = run.report(slide, **options)
+        assert report.summary.performance is not None
+        assert report.summary.performance.n_predicted == prepared.plan.selection.n_predicted
+
+    def test_each_tile_has_its_status_from_one_block(self, tmp_path: Path, slide: Path, unet: str) -> None:
+        counted: list[int] = []
+
+        def listen(event: Event) -> None:
+            if isinstance(event, TaskDone):
+                counted.append(len(event.receipt.statuses))
+
+        options = RunOptions(model=unet, tile=128, block=256, skip_background=False, **ALL_STEPS)
+        run_slide(slide, options, out=tmp_path / "x.seg.zarr", listener=listen)
+        assert sum(counted) == open_result(tmp_path / "x.seg.zarr").read_tiles().size
 
     def test_without_the_edge_cache(self, run: Runs, slide: Path, unet: str, monkeypatch: pytest.MonkeyPatch) -> None:
         options: dict[str, Any] = {**ALL_STEPS, "model": unet, "overlap": 48, "window": "cosine"}

@@ -6,11 +6,10 @@ Owns the order in which facts are gathered before the work: resolution, scale, t
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +24,7 @@ from wsi_seg.slide.canvas import read_canvas
 
 if TYPE_CHECKING:
     from wsi_seg.infer import ModelSpec, Predictor
-    from wsi_seg.plan import CrfWishes, Plan, PlanOptions, Scale
+    from wsi_seg.plan import Plan, PlanOptions, PostWishes, Scale
     from wsi_seg.slide import Slide
 
 THUMBNAIL_SIDE = 2048
@@ -111,13 +110,23 @@ def _measured(
 ) -> Prepared:
     """Look at the slide and at what the model does on it, and make the plan."""
     from wsi_seg.infer import measure_halo, model_sha256
-    from wsi_seg.plan import PlanRequest, ProgramFacts, SlideFacts, choose_scale, choose_tiling, make_plan, read_roi
+    from wsi_seg.plan import (
+        PlanRequest,
+        ProgramFacts,
+        SlideFacts,
+        choose_scale,
+        choose_tiling,
+        make_plan,
+        plan_postprocessing,
+        read_roi,
+    )
 
     assert slide.mpp is not None
     model, predictor = loaded
     name = "slide in memory" if slide.path is None else slide.path.name
     facts = SlideFacts(name, slide.vendor, slide.levels, slide.mpp, slide.bounds, slide.fingerprint())
     scale = choose_scale(slide.levels, slide.mpp, slide.bounds, predictor.card.mpp)
+    plan_postprocessing(_post_wishes(options), predictor.card, scale.canvas_mpp)  # refuses before anything is measured
     thumbnail, notes = readable_thumbnail(slide, THUMBNAIL_SIDE)
     check_stop(stop)
     _refuse_hopeless(predictor, options, workers)
@@ -193,7 +202,7 @@ def batch_is_independent(predictor: Predictor, probes: NDArray[np.uint8], batch:
 
 
 def _plan_options(options: RunOptions, batch: int, workers: int, resident_bytes: int) -> PlanOptions:
-    from wsi_seg.plan import PlanOptions, PostWishes
+    from wsi_seg.plan import PlanOptions
 
     return PlanOptions(
         tile=options.tile,
@@ -206,14 +215,20 @@ def _plan_options(options: RunOptions, batch: int, workers: int, resident_bytes:
         resident_bytes=resident_bytes,
         skip=options.skip_background,
         probabilities=options.probabilities,
-        post=PostWishes(options.min_object, options.fill_holes, None if options.crf is None else _crf(options.crf)),
+        post=_post_wishes(options),
     )
 
 
-def _crf(wishes: Mapping[str, Any]) -> CrfWishes:
-    from wsi_seg.plan import CrfWishes
+def _post_wishes(options: RunOptions) -> PostWishes:
+    """What is to be done to labels. Raises UsageError for an unknown parameter of the CRF."""
+    from wsi_seg.plan import CrfWishes, PostWishes
 
-    return CrfWishes(**wishes)
+    try:
+        crf = None if options.crf is None else CrfWishes(**options.crf)  # type: ignore[arg-type]
+    except TypeError as error:
+        known = ", ".join(field.name for field in fields(CrfWishes))
+        raise UsageError(f"crf {dict(options.crf or {})}", rule=f"its parameters are {known}") from error
+    return PostWishes(options.min_object, options.fill_holes, crf)
 
 
 def probe_tiles(slide: Slide, scale: Scale, thumbnail: NDArray[np.uint8], tile: int) -> NDArray[np.uint8]:
