@@ -78,8 +78,10 @@ class Summary:
     """What went wrong with single tiles, in words; the first few."""
 
     def facts(self) -> dict[str, Any]:
-        """The reproducible part, JSON-able: equal runs give equal facts."""
+        """The reproducible part, JSON-able: equal runs give equal facts; post-processing only where there was any."""
         content = asdict(self)
+        if not content["postprocessing"]:
+            del content["postprocessing"]
         for key in ("performance", "versions", "problems"):
             del content[key]
         return content
