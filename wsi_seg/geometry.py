@@ -104,6 +104,14 @@ class Box:
         """True when every pixel of `other` is here."""
         return other.is_empty or self.intersect(other) == other
 
+    def grown(self, n: int) -> Box:
+        """The box with `n` more px on every side.
+
+        >>> Box(0, 3, 4, 4).grown(2)
+        Box(y0=-2, x0=1, y1=6, x1=6)
+        """
+        return Box(self.y0 - n, self.x0 - n, self.y1 + n, self.x1 + n)
+
     def shift(self, y: int, x: int) -> Box:
         """The same box, moved by (y, x)."""
         return Box(self.y0 + y, self.x0 + x, self.y1 + y, self.x1 + x)

@@ -6,6 +6,8 @@ where it is used. Decisions and proofs: kernels/DESIGN.md.
 """
 
 from wsi_kernels.blend import accumulate, accumulate_probabilities, quantise
+from wsi_kernels.components import fill_holes, remove_small
+from wsi_kernels.crf import FieldShape, mean_field
 from wsi_kernels.label import count_labels, label_argmax, label_threshold, probabilities_uint8
 from wsi_kernels.pack import pack_nchw, pack_nhwc
 from wsi_kernels.polygon import fill_polygons
@@ -15,21 +17,25 @@ from wsi_kernels.tissue import otsu_threshold, tissue_mask
 from wsi_kernels.window import axis_window
 
 __all__ = [
+    "FieldShape",
     "accumulate",
     "accumulate_probabilities",
     "area_resample",
     "area_source_box",
     "axis_window",
     "count_labels",
+    "fill_holes",
     "fill_polygons",
     "halve_majority",
     "halve_mean",
     "label_argmax",
     "label_threshold",
+    "mean_field",
     "otsu_threshold",
     "pack_nchw",
     "pack_nhwc",
     "probabilities_uint8",
     "quantise",
+    "remove_small",
     "tissue_mask",
 ]

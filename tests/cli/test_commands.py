@@ -71,6 +71,14 @@ REFUSED = [
     (("--classes", "only"), 1, "1 classes"),
     (("--mean", "1,2"), 2, "--mean '1,2'"),
     (("--threshold", "3"), 1, "threshold 3.0"),
+    (("--min-object", "small"), 2, "--min-object 'small'"),
+    (("--min-object", "20,nuclei=5,nuclei=6"), 2, "--min-object '20,nuclei=5,nuclei=6'"),
+    (("--fill-holes", "nucleus=20"), 1, "--fill-holes for class 'nucleus'"),
+    (("--min-object", "background=20"), 1, "--min-object for class 'background'"),
+    (("--min-object", "0.2"), 1, "--min-object 0.2"),
+    (("--min-object", "1e6"), 1, "post-processing looks"),
+    (("--crf", "--crf-radius", "40"), 1, "--crf-radius 40"),
+    (("--crf-colour", "4"), 2, "without --crf"),
 ]
 
 
@@ -222,6 +230,18 @@ class TestWords:
         said = wsi_seg("plan", small_slide).out
         assert "emory" in said
         assert "nuclei (openvino" in said or "nuclei (onnxruntime" in said
+        assert "post-processing" not in said
+
+    def test_plan_tells_of_post_processing(self, wsi_seg: Any, small_slide: Path) -> None:
+        said = wsi_seg("plan", small_slide, "--min-object", "5", "--fill-holes", "nuclei=10", "--crf").out
+        for words in (
+            "below 20 px within 18 px",
+            "nuclei below 40 px within 26 px",
+            "radius 4 px, 5 iterations",
+        ):
+            assert words in said
+        assert "82 px" in said, "the margin: 20 + 26 + 2 * 18"
+        assert "probabilities for the CRF" in said
 
     def test_info_of_an_unfinished_result_says_so(self, wsi_seg: Any, tmp_path: Path) -> None:
         (tmp_path / "x.seg.zarr.partial/.wsi-seg").mkdir(parents=True)

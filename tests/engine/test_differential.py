@@ -114,6 +114,15 @@ def canvas_of(slide: HoledSlide, prepared: Prepared, box: Box) -> NDArray[np.uin
 
 def naive(slide: HoledSlide, prepared: Prepared) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
     """Labels (h, w), probabilities (C, h, w) and statuses of tiles, from one sum over the whole canvas."""
+    sums, sound, statuses = naive_sums(slide, prepared)
+    probabilities = np.where(sound, (2 * sums + 257 * 65536) // (2 * 257 * 65536), 0).astype(np.uint8)
+    return np.where(sound, sums.argmax(0), IGNORE).astype(np.uint8), probabilities, statuses
+
+
+def naive_sums(
+    slide: HoledSlide, prepared: Prepared
+) -> tuple[NDArray[np.uint64], NDArray[np.bool_], NDArray[np.uint8]]:
+    """Blended sums (C, h, w), which px of the canvas have a result, and statuses of tiles."""
     plan, grid = prepared.plan, prepared.plan.grid
     (height, width), stride, half = plan.scale.canvas_size, grid.tile - grid.overlap, grid.overlap // 2
     pad = -(-half // grid.output_stride) * grid.output_stride
@@ -151,9 +160,7 @@ def naive(slide: HoledSlide, prepared: Prepared) -> tuple[NDArray[np.uint8], NDA
             failed[rows, columns] = True
         if plan.selection.analysed[place]:
             statuses[place] = status
-    sound = analysed & ~failed
-    probabilities = np.where(sound, (2 * sums + 257 * 65536) // (2 * 257 * 65536), 0).astype(np.uint8)
-    return np.where(sound, sums.argmax(0), IGNORE).astype(np.uint8), probabilities, statuses
+    return sums, analysed & ~failed, statuses
 
 
 def halved(labels: NDArray[np.uint8], probabilities: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 import numpy as np
+from scipy import ndimage
 
 
 def quantise(probabilities):
@@ -105,3 +106,76 @@ def _crossings(ring, y, x):
         if ya <= Fraction(y) < yb:
             n += xa + (Fraction(y) - ya) * (xb - xa) / (yb - ya) <= Fraction(x)
     return n
+
+
+def components(mask, structure):
+    """(px count, longer side, rows, columns, px coordinates) of each component, as scipy finds them."""
+    found, _ = ndimage.label(mask, structure)
+    for number, (y, x) in enumerate(ndimage.find_objects(found), 1):
+        rows, columns = np.nonzero(found[y, x] == number)
+        yield len(rows), max(y.stop - y.start, x.stop - x.start), y, x, (rows + y.start, columns + x.start)
+
+
+def remove_small(labels, limits, windows):
+    """Every object by itself; then votes, side by side."""
+    n = len(limits)
+    small = np.zeros(labels.shape, bool)
+    objects = []
+    for index in range(1 if not limits[0] else 0, n):
+        for area, side, _, _, place in components(labels == index, np.ones((3, 3))):
+            if area < limits[index] and side <= windows[index]:
+                small[place] = True
+                objects.append(place)
+    out = labels.copy()
+    for place in objects:
+        votes = [0] * n
+        for i, j in zip(*place, strict=True):
+            for y, x in ((i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)):
+                inside = 0 <= y < labels.shape[0] and 0 <= x < labels.shape[1]
+                if inside and not small[y, x] and labels[y, x] < n:
+                    votes[labels[y, x]] += 1
+        out[place] = votes.index(max(votes))
+    return out
+
+
+def fill_holes(labels, limits, windows, closed):
+    """Every component of what is not the class; larger holes painted later."""
+    height, width = labels.shape
+    holes = []
+    for index, (limit, window) in enumerate(zip(limits, windows, strict=True)):
+        if not limit or not (labels == index).any():
+            continue
+        for area, side, y, x, place in components(labels != index, None):
+            at_edge = (y.start == 0, x.start == 0, y.stop == height, x.stop == width)
+            outside = any(at and shut for at, shut in zip(at_edge, closed, strict=True))
+            if area < limit and side <= window and not outside and (labels[place] < len(limits)).all():
+                holes.append((area, -index, place))
+    out = labels.copy()
+    for _, index, place in sorted(holes, key=lambda hole: hole[:2]):
+        out[place] = -index
+    return out
+
+
+def mean_field(priors, pixels, valid, shape):
+    """Float64, px by px over a window."""
+    n, height, width = priors.shape
+    start = np.where(valid, np.maximum(priors.astype(np.float64), 2.0**-17), 0)
+    q = start / np.where(valid, start.sum(0), 1)
+    reach = range(-shape.radius, shape.radius + 1)
+    taps = [(y, x) for y in reach for x in reach if (y, x) != (0, 0)]
+    near = {tap: np.exp(-(tap[0] ** 2 + tap[1] ** 2) / (2 * (shape.radius / 2) ** 2)) for tap in taps}
+    colours = pixels.astype(np.float64)
+    for _ in range(shape.iterations):
+        after = np.zeros_like(q)
+        for i, j in zip(*np.nonzero(valid), strict=True):
+            heard = np.zeros(n)
+            for (dy, dx), share in near.items():
+                y, x = i + dy, j + dx
+                if 0 <= y < height and 0 <= x < width and valid[y, x]:
+                    distance = ((colours[i, j] - colours[y, x]) ** 2).sum()
+                    k = np.rint(255 * share * np.exp(-distance / (2 * shape.colour**2))) / 255
+                    heard += k * q[:, y, x]
+            value = start[:, i, j] * np.exp(shape.weight * heard / sum(near.values()))
+            after[:, i, j] = value / value.sum()
+        q = after
+    return q

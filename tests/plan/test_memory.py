@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.plan.strategies import scale
 from wsi_seg.errors import MemoryBudgetError
-from wsi_seg.plan import MemoryProjection, TileGrid
+from wsi_seg.plan import Crf, FillHoles, MemoryProjection, Postprocessing, RemoveObjects, TileGrid
 from wsi_seg.plan.memory import WorkShape, edge_cache_wish, project_memory
 
 GRID = TileGrid((100_000, 80_000), 512, 128, 32, "cosine")
@@ -158,3 +158,36 @@ def test_no_option_helps_where_the_libraries_alone_exceed_the_budget() -> None:
     ) as refused:
         project(n_workers=1, budget_bytes=10**8).refuse()
     assert "--workers" not in refused.value.remedy
+
+
+STEPS = Postprocessing(
+    (Crf(4, 5, 20.0, 3.0), FillHoles((0, 80, 80), (0, 36, 36)), RemoveObjects((0, 80, 0), (0, 36, 0)))
+)
+
+
+def test_post_processing_is_counted_with_its_margins() -> None:
+    post = project(replace(WORK, post=STEPS, has_roi=True))
+    margin = 20 + 36 + 72
+    side = 4096 + 2 * margin
+    assert bytes_of(post, "sums of tiles") == (512 + 384) * side * 3 * 4
+    assert bytes_of(post, "labels with margins") == 2 * side * side
+    assert bytes_of(post, "region mask") == side * side
+    assert bytes_of(post, "probabilities for the CRF") == 2 * 3 * side * side
+    assert bytes_of(post, "strips of source px") > bytes_of(project(), "strips of source px")
+    assert bytes_of(post, "labels and their pyramid") == bytes_of(project(), "labels and their pyramid")
+    padded = (512 + 2 * 20 + 2 * 4) ** 2
+    assert bytes_of(post, "a step of post-processing") > padded * (40 + 6 * 4 * 3)
+    without_crf = project(replace(WORK, post=Postprocessing(STEPS.steps[1:])))
+    assert bytes_of(without_crf, "a step of post-processing") == (512 + 2 * 72) ** 2 * 50
+    assert "probabilities for the CRF" not in {term.name for term in without_crf.terms}
+
+
+def test_the_edge_cache_could_hold_the_tiles_that_margins_share() -> None:
+    """Every tile that blocks on both sides of a border need, from where the margin of the lower ones begins."""
+    border, margin = 4096, STEPS.margin
+    supports = [GRID.support(row, column) for row in range(GRID.shape[0]) for column in range(GRID.shape[1])]
+    shared = [s for s in supports if s.y0 < border + margin and border - margin < s.y1]
+    parts = sum((s.y1 - max(s.y0, border - margin)) * s.width for s in shared)
+    wish = edge_cache_wish(replace(WORK, post=STEPS), 4096, 1)
+    assert wish >= parts * 3 * 2
+    assert wish > edge_cache_wish(WORK, 4096, 1)

@@ -75,6 +75,38 @@ def card_fields(
     return {name: value for name, value in given.items() if value is not None}
 
 
+def parse_areas(text: str | None, option: str) -> dict[str, float]:
+    """Areas in µm² by class name; "" stands for all classes but the first.
+
+    >>> parse_areas("20", "--min-object"), parse_areas("20,tumour=500", "--min-object")
+    ({'': 20.0}, {'': 20.0, 'tumour': 500.0})
+    """
+    areas: dict[str, float] = {}
+    for part in [] if text is None else text.split(","):
+        name, _, number = part.rpartition("=")
+        try:
+            area = float(number)
+        except ValueError:
+            area = float("nan")
+        if not 0 <= area < float("inf") or name.strip() in areas:
+            rule = "an area in um2, and CLASS=AREA for single classes, with commas"
+            raise UsageError(f"{option} {text!r}", rule=rule, remedy="e.g. 20 or 20,tumour=500")
+        areas[name.strip()] = area
+    return areas
+
+
+def crf_wishes(asked: bool, **given: float | None) -> dict[str, float] | None:
+    """What is given of the CRF's parameters; None where it is not asked for.
+
+    >>> crf_wishes(True, radius_um=2.0, colour=None), crf_wishes(False, radius_um=None)
+    ({'radius_um': 2.0}, None)
+    """
+    wishes = {name: value for name, value in given.items() if value is not None}
+    if wishes and not asked:
+        raise UsageError("a --crf-… option without --crf", remedy="add --crf")
+    return wishes if asked else None
+
+
 def run_options(
     model: Annotated[
         list[str],
@@ -135,8 +167,23 @@ def run_options(
         typer.Option(help="Budget, e.g. 8G; default: 80 % of the container's or machine's."),
     ] = None,
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Keep uint8 probabilities per class too.")
+        bool, typer.Option("--probabilities", help="Keep uint8 probabilities per class too, as the model gave them.")
     ] = False,
+    min_object: Annotated[
+        str | None,
+        typer.Option(help="Remove objects below this area, um2; also CLASS=AREA, with commas."),
+    ] = None,
+    fill_holes: Annotated[
+        str | None,
+        typer.Option(help="Fill holes below this area, um2; also CLASS=AREA, with commas."),
+    ] = None,
+    crf: Annotated[bool, typer.Option("--crf", help="Fit labels to the colours by a convolutional CRF.")] = False,
+    crf_radius: Annotated[float | None, typer.Option(help="How far a pixel listens, um; default: 2.")] = None,
+    crf_iterations: Annotated[int | None, typer.Option(help="Steps of the mean field; default: 5.")] = None,
+    crf_colour: Annotated[
+        float | None, typer.Option(help="Difference of colours that still count as alike, 0-255; default: 20.")
+    ] = None,
+    crf_weight: Annotated[float | None, typer.Option(help="Pull of the neighbours, log odds; default: 3.")] = None,
 ) -> RunOptions:
     """The value that the options make."""
     given = card_fields(
@@ -165,6 +212,9 @@ def run_options(
         skip_background=skip,
         roi=roi,
         probabilities=probabilities,
+        min_object=parse_areas(min_object, "--min-object"),
+        fill_holes=parse_areas(fill_holes, "--fill-holes"),
+        crf=crf_wishes(crf, radius_um=crf_radius, iterations=crf_iterations, colour=crf_colour, weight=crf_weight),
     )
 
 

@@ -23,13 +23,17 @@ class Surface:
     """What a block's sums are turned into, piece by piece."""
 
     box: Box
-    """The block, canvas px."""
+    """The block with its margins, canvas px."""
     labels: NDArray[Any]
-    """(h, w) of the block, uint8 or uint16."""
+    """(h, w) of the box, uint8 or uint16."""
     probabilities: NDArray[np.uint8] | None = None
-    """(C, h, w) of the block, where they are wanted."""
+    """(C, h, w) of `stored`, where they are wanted."""
     threshold: float = 0.5
     """For a single channel: class 1 from here."""
+    stored: Box | None = None
+    """The block, where the box has margins; None: all of the box."""
+    blended: NDArray[np.uint16] | None = None
+    """(C, h, w) of the box, where post-processing wants probabilities: 0 … 65535, rounded down."""
 
     def paint(self, sums: NDArray[np.uint32], area: Box) -> None:
         """Label the canvas px of `area`, inside the block, from their complete sums (C, h, w)."""
@@ -38,8 +42,17 @@ class Surface:
             label_threshold(sums, self.threshold, self.labels[y, x])
         else:
             label_argmax(sums, self.labels[y, x])
+        if self.blended is not None:
+            np.right_shift(sums, 16, out=self.blended[:, y, x], casting="unsafe")
         if self.probabilities is not None:
-            probabilities_uint8(sums, self.probabilities[:, y, x])
+            self._store(sums, area, self.probabilities)
+
+    def _store(self, sums: NDArray[np.uint32], area: Box, probabilities: NDArray[np.uint8]) -> None:
+        stored = self.stored or self.box
+        part = area.intersect(stored)
+        if not part.is_empty:
+            (y, x), (to_y, to_x) = part.slices((area.y0, area.x0)), part.slices((stored.y0, stored.x0))
+            probabilities_uint8(sums[:, y, x], probabilities[:, to_y, to_x])
 
 
 class Band:

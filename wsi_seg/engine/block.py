@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from wsi_seg.engine.band import Band, Mosaic, Surface
 from wsi_seg.engine.edge_cache import Edge
 from wsi_seg.engine.events import TilesPredicted
 from wsi_seg.engine.feed import RowFeed
+from wsi_seg.engine.postprocessing import GrownBlock, postprocessed_labels
 from wsi_seg.engine.predicting import Answer
 from wsi_seg.engine.pyramid import write_shards
 from wsi_seg.engine.receipt import Receipt, StageClock
@@ -45,9 +46,10 @@ def run_block(session: Session, row: int, column: int) -> Receipt:
     finally:
         session.edges.abandon(work.claimed)
     work.mask_roi()
-    work.clear_probabilities()
+    labels = work.postprocessed()
+    work.clear_probabilities(labels)
     with work.clock.stage("write"):
-        shards, counts = write_shards(session, 0, (row, column), work.labels, work.surface.probabilities)
+        shards, counts = write_shards(session, 0, (row, column), labels, work.surface.probabilities)
     receipt = Receipt(
         tier=0,
         row=row,
@@ -71,11 +73,19 @@ class _BlockWork:
     def __init__(self, session: Session, row: int, column: int) -> None:
         plan = session.job.plan
         self.session, self.plan, self.grid = session, plan, plan.grid
-        self.box = plan.layout.task_box(0, row, column)
+        self.block = plan.layout.task_box(0, row, column)
+        self.box = plan.window(self.block)  # with the margins that post-processing looks at: what is predicted here
         self.clock = StageClock()
         self.labels = np.full(self.box.size, session.job.result.not_analysed, session.label_dtype)
-        probabilities = np.zeros((session.n_channels, *self.box.size), np.uint8) if plan.probabilities else None
-        self.surface = Surface(self.box, self.labels, probabilities, plan.card.threshold)
+        n = session.n_channels
+        self.surface = Surface(
+            self.box,
+            self.labels,
+            np.zeros((n, *self.block.size), np.uint8) if plan.probabilities else None,
+            plan.card.threshold,
+            stored=self.block,
+            blended=np.zeros((n, *self.box.size), np.uint16) if plan.post.crf is not None else None,
+        )
         # A batch may span two rows of tiles, so that rows of few tiles still fill it.
         self.band = (
             Band(self.surface, self.grid.tile + self.grid.stride, session.n_channels)
@@ -171,7 +181,10 @@ class _BlockWork:
         return False
 
     def _shared(self, key: Key) -> bool:
-        return self.session.shares_edges and not self.box.contains(self.grid.support(*key))
+        """Whether another block's task needs the tile too, for its own pixels or for its margins."""
+        if not self.session.shares_edges:
+            return False
+        return any(block != self.block for block, _ in self.session.blocks_needing(self.grid.support(*key)))
 
     def _enqueue(self, key: Key, pixels: NDArray[np.uint8]) -> None:
         self.batch[len(self.waiting)] = pixels
@@ -254,7 +267,8 @@ class _BlockWork:
     def _edge(self, key: Key, status: TileStatus, prediction: NDArray[np.float32] | None) -> tuple[Edge, int]:
         """What the other blocks need of a tile, and how many of them."""
         support, box = self.grid.support(*key), self.grid.tile_box(*key)
-        others = [other.intersect(support) for other in self.session.blocks_touching(support) if other != self.box]
+        needed = self.session.blocks_needing(support)
+        others = [window.intersect(support) for block, window in needed if block != self.block]
         hull = others[0]
         for other in others[1:]:
             hull = hull.hull(other)
@@ -324,14 +338,21 @@ class _BlockWork:
         inside = fill_polygons(roi.rings, (self.box.y0, self.box.x0, self.box.y1, self.box.x1))
         self.labels[~inside] = self.session.job.result.not_analysed
 
-    def clear_probabilities(self) -> None:
+    def postprocessed(self) -> NDArray[Any]:
+        """Labels of the block, after the steps that the plan has; not analysed is what was not analysed before."""
+        if not self.plan.post.steps:
+            return self.labels
+        view = GrownBlock(self.session, self.surface, self.statuses, self.clock)
+        return postprocessed_labels(view, self.block)
+
+    def clear_probabilities(self, labels: NDArray[Any]) -> None:
         """Make them 0 where nothing is analysed: a sum that lacks an addend is no result, nor is one that is masked."""
         if self.surface.probabilities is not None:
-            self.surface.probabilities[:, self.labels == self.session.job.result.not_analysed] = 0
+            self.surface.probabilities[:, labels == self.session.job.result.not_analysed] = 0
 
     def owned_statuses(self) -> dict[Key, TileStatus]:
         """Statuses of the tiles whose cell begins in this block; each tile has exactly one such block."""
-        rows, columns = self.grid.tiles_owned(self.box)
+        rows, columns = self.grid.tiles_owned(self.block)
         analysed = self.session.analysed
         return {
             (row, column): self.statuses[row, column] if analysed[row, column] else TileStatus.SKIPPED

@@ -52,5 +52,11 @@ class RunOptions:
     """Replace a finished result."""
     restart: bool = False
     """Discard a half-done result instead of resuming it."""
+    min_object: Mapping[str, float] = field(default_factory=dict)
+    """µm² by class name, or "" for all but the first class: smaller objects are removed."""
+    fill_holes: Mapping[str, float] = field(default_factory=dict)
+    """µm² by class name, or "" for all but the first class: smaller holes are filled."""
+    crf: Mapping[str, float] | None = None
+    """`radius_um`, `iterations`, `colour`, `weight` of the CRF, each with a default; None: no CRF."""
     flat_tiff: bool = False
     """For TIFF results: the pyramid in the main chain, so that OpenSlide sees every level."""

@@ -6,7 +6,7 @@ Owns the order in which facts are gathered before the work: resolution, scale, t
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
@@ -18,13 +18,14 @@ from wsi_seg.engine.batch_size import TriedBatch, fitting_batch
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.stopping import check_stop
 from wsi_seg.engine.tolerance import readable_thumbnail
+from wsi_seg.engine.warm_up import touch_steps
 from wsi_seg.errors import MemoryBudgetError, MissingMppError, RegionReadError, UsageError
 from wsi_seg.geometry import Box
 from wsi_seg.slide.canvas import read_canvas
 
 if TYPE_CHECKING:
     from wsi_seg.infer import Member, ModelSpec, Predictor
-    from wsi_seg.plan import Plan, PlanOptions, Scale
+    from wsi_seg.plan import Plan, PlanOptions, PostWishes, Scale
     from wsi_seg.slide import Slide
 
 THUMBNAIL_SIDE = 2048
@@ -142,7 +143,16 @@ def _measured(
 ) -> Prepared:
     """Look at the slide and at what the model does on it, and make the plan."""
     from wsi_seg.infer import measure_halo, member_cards, model_notes, model_sha256
-    from wsi_seg.plan import PlanRequest, ProgramFacts, SlideFacts, choose_scale, choose_tiling, make_plan, read_roi
+    from wsi_seg.plan import (
+        PlanRequest,
+        ProgramFacts,
+        SlideFacts,
+        choose_scale,
+        choose_tiling,
+        make_plan,
+        plan_postprocessing,
+        read_roi,
+    )
     from wsi_seg.plan.grid import check_tile
 
     assert slide.mpp is not None
@@ -150,6 +160,7 @@ def _measured(
     name = "slide in memory" if slide.path is None else slide.path.name
     facts = SlideFacts(name, slide.vendor, slide.levels, slide.mpp, slide.bounds, slide.fingerprint())
     scale = choose_scale(slide.levels, slide.mpp, slide.bounds, predictor.card.mpp)
+    plan_postprocessing(_post_wishes(options), predictor.card, scale.canvas_mpp)  # refuses before anything is measured
     thumbnail, notes = readable_thumbnail(slide, THUMBNAIL_SIDE)
     check_stop(stop)
     _refuse_hopeless(predictor, options, workers)
@@ -175,6 +186,7 @@ def _measured(
         augmentation=model.augmentation.text,
         members=member_cards(model),
     )
+    touch_steps(predictor.card, options)
     wishes = _plan_options(options, batch, workers)
     check_stop(stop)
     roi = None if options.roi is None else read_roi(options.roi, slide.bounds)
@@ -243,7 +255,20 @@ def _plan_options(options: RunOptions, batch: TriedBatch, workers: int) -> PlanO
         resident_bytes=batch.resident_bytes,
         skip=options.skip_background,
         probabilities=options.probabilities,
+        post=_post_wishes(options),
     )
+
+
+def _post_wishes(options: RunOptions) -> PostWishes:
+    """What is to be done to labels. Raises UsageError for an unknown parameter of the CRF."""
+    from wsi_seg.plan import CrfWishes, PostWishes
+
+    try:
+        crf = None if options.crf is None else CrfWishes(**options.crf)  # type: ignore[arg-type]
+    except TypeError as error:
+        known = ", ".join(field.name for field in fields(CrfWishes))
+        raise UsageError(f"crf {dict(options.crf or {})}", rule=f"its parameters are {known}") from error
+    return PostWishes(options.min_object, options.fill_holes, crf)
 
 
 def probe_tiles(slide: Slide, scale: Scale, thumbnail: NDArray[np.uint8], tile: int) -> NDArray[np.uint8]:

@@ -51,6 +51,8 @@ class RunReport:
         lines.append(
             f"  analysed {area_text(summary.analysed_mm2)}, not analysed {area_text(summary.not_analysed_mm2)}"
         )
+        if summary.postprocessing:
+            lines.append("  post-processed: " + ", ".join(step["step"] for step in summary.postprocessing))
         lines.append("  tiles: " + ", ".join(f"{n} {word}" for word, n in summary.tiles.items() if n))
         if cost is not None:
             peak = cost.peak_memory_bytes / 1e6

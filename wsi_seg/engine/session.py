@@ -88,13 +88,14 @@ class Session:
         )
         return weights
 
-    def blocks_touching(self, box: Box) -> Iterator[Box]:
-        """Boxes of the blocks that hold pixels of `box`, which lies on the canvas."""
-        layout = self.job.plan.layout
-        side = layout.block
-        for row in range(box.y0 // side, ceil_div(box.y1, side)):
-            for column in range(box.x0 // side, ceil_div(box.x1, side)):
-                yield layout.task_box(0, row, column)
+    def blocks_needing(self, box: Box) -> Iterator[tuple[Box, Box]]:
+        """(block, block with its margins) of the blocks whose tasks predict pixels of `box`, which is on the canvas."""
+        plan = self.job.plan
+        near, side = plan.window(box), plan.layout.block
+        for row in range(near.y0 // side, ceil_div(near.y1, side)):
+            for column in range(near.x0 // side, ceil_div(near.x1, side)):
+                block = plan.layout.task_box(0, row, column)
+                yield block, plan.window(block)
 
     def log_failure(self, key: tuple[int, int], error: Exception) -> None:
         """Remember why a tile failed, for the receipt of the block this thread works on."""

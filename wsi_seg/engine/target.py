@@ -206,6 +206,7 @@ def _summary(spec: ResultSpec, prepared: Prepared, work: WorkDone, tiles: NDArra
         model=_model_facts(prepared),
         versions={name: _version(name) for name in (*REPORTED, prepared.plan.program.runtime)},
         performance=performance,
+        postprocessing=prepared.plan.post.to_mapping(),
         problems=tuple(text for receipt in blocks for text in receipt.failures)[:20],
         notes=tuple(dict.fromkeys((*prepared.plan.notes, *(text for receipt in blocks for text in receipt.notes)))),
     )

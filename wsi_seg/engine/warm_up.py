@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from wsi_seg.card import ModelCard
+    from wsi_seg.engine.options import RunOptions
     from wsi_seg.infer import Predictor
 
 
@@ -21,6 +23,22 @@ def warm_up(predictor: Predictor, shape: tuple[int, int, int], n_workers: int) -
         list(pool.map(predictor.predict, [batch] * n_workers))
     _touch_kernels(predictor)
     return peak_bytes()
+
+
+def touch_steps(card: ModelCard, options: RunOptions) -> None:
+    """Load (the first time ever: compile) the kernels of the post-processing asked for."""
+    from wsi_kernels import FieldShape, fill_holes, mean_field, remove_small
+
+    labels = np.zeros((4, 4), np.uint8 if card.not_analysed == 255 else np.uint16)
+    labels[1:3, 1:3] = 1
+    ones = [1] * card.n_classes
+    if options.min_object:
+        remove_small(labels, ones, ones)
+    if options.fill_holes:
+        fill_holes(labels, ones, ones, (True,) * 4)
+    if options.crf is not None:
+        priors, pixels = np.full((2, 4, 4), 0.5, np.float32), np.zeros((4, 4, 3), np.uint8)
+        mean_field(priors, pixels, np.ones((4, 4), np.bool_), FieldShape(1, 1, 1.0, 1.0))
 
 
 def peak_bytes() -> int:

@@ -27,7 +27,9 @@ def load_predictor(spec: ModelSpec) -> Predictor:
     """Load, compile and probe the model of a spec, or the models of an ensemble, with its augmentation around them.
 
     Precision `auto` runs as the program is stored; `wsi_seg.infer.choose_program` decides on real tiles first. Where no
-    card states the output stride, it is measured by shifting an image. Raises ModelLoadError, CardError, PredictorError.
+    card states the output stride, it is measured by shifting an image.
+
+    Raises ModelLoadError, CardError, PredictorError.
     """
     return composed(spec, _load_program)
 

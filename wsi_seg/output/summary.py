@@ -72,14 +72,18 @@ class Summary:
     versions: Mapping[str, str]
     """Of wsi-seg and the libraries that make the pixels."""
     performance: Performance | None = None
+    postprocessing: Sequence[Mapping[str, Any]] = ()
+    """Steps that the labels went through after the prediction, in order, with their parameters in px."""
     problems: tuple[str, ...] = ()
     """What went wrong with single tiles, in words; the first few."""
     notes: tuple[str, ...] = ()
     """What the user should know: of the plan, and of what the run had to change on its way."""
 
     def facts(self) -> dict[str, Any]:
-        """The reproducible part, JSON-able: equal runs give equal facts."""
+        """The reproducible part, JSON-able: equal runs give equal facts; post-processing only where there was any."""
         content = asdict(self)
+        if not content["postprocessing"]:
+            del content["postprocessing"]
         for key in ("performance", "versions", "problems", "notes"):
             del content[key]
         return content
@@ -122,7 +126,8 @@ def make_summary(
         run_id: identity of the run.
         counts: level-0 pixels per class, then those not analysed.
         tiles: statuses, (rows, columns) of TileStatus.
-        others: the other fields of Summary: `tissue_mm2`, `model`, `versions`, `performance`, `problems`, `notes`.
+        others: the other fields of Summary: `tissue_mm2`, `model`, `versions`, `performance`, `postprocessing`,
+            `problems`, `notes`.
     """
     if len(counts) != len(spec.classes) + 1 or sum(counts) != spec.layout.size[0] * spec.layout.size[1]:
         raise ValueError(

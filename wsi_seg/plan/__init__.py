@@ -8,6 +8,7 @@ Knows no slide object, no predictor and no store. Tree::
     tissue.py       the tissue mask, placed on the canvas
     roi.py          regions of interest from GeoJSON (the only file with shapely)
     selection.py    which tiles are analysed and predicted
+    postprocessing.py  what is done to labels afterwards, and how far it looks
     blocks.py       how large a block is
     memory.py       the projected peak
     limit.py        the limit of machine or container
@@ -22,6 +23,16 @@ from wsi_seg.plan.identity import RESULT_VERSION, differing_fields, run_identity
 from wsi_seg.plan.limit import default_budget, memory_limit
 from wsi_seg.plan.memory import MemoryProjection, format_bytes
 from wsi_seg.plan.plan import Plan, make_plan
+from wsi_seg.plan.postprocessing import (
+    ALL,
+    Crf,
+    CrfWishes,
+    FillHoles,
+    Postprocessing,
+    PostWishes,
+    RemoveObjects,
+    plan_postprocessing,
+)
 from wsi_seg.plan.request import PlanOptions, PlanRequest, ProgramFacts, SlideFacts
 from wsi_seg.plan.roi import CanvasRoi, Roi, read_roi
 from wsi_seg.plan.scale import Scale, choose_scale
@@ -30,14 +41,21 @@ from wsi_seg.plan.tiling import Tiling, choose_batch, choose_tiling
 from wsi_seg.plan.tissue import TissueMask, place_mask, tissue_from_thumbnail
 
 __all__ = [
+    "ALL",
     "RESULT_VERSION",
     "WINDOWS",
     "CanvasRoi",
+    "Crf",
+    "CrfWishes",
+    "FillHoles",
     "MemoryProjection",
     "Plan",
     "PlanOptions",
     "PlanRequest",
+    "PostWishes",
+    "Postprocessing",
     "ProgramFacts",
+    "RemoveObjects",
     "Roi",
     "Scale",
     "SlideFacts",
@@ -54,6 +72,7 @@ __all__ = [
     "make_plan",
     "memory_limit",
     "place_mask",
+    "plan_postprocessing",
     "read_roi",
     "run_identity",
     "select_tiles",

@@ -22,6 +22,7 @@ def describe_plan(plan: Plan) -> list[tuple[str, Rows]]:
         ("model", _model_rows(plan)),
         ("resolution", _scale_rows(plan)),
         ("tiles", _tile_rows(plan)),
+        ("post-processing", plan.post.rows(tuple(entry.name for entry in plan.card.classes))),
         ("blocks", _block_rows(plan)),
         ("memory", _memory_rows(plan)),
         ("notes", [("", note) for note in plan.notes]),

@@ -6,13 +6,14 @@ Counts bytes of named arrays. Allocates none of them; the engine does, and its t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
 
 from wsi_seg.errors import MemoryBudgetError
 from wsi_seg.geometry import MIN_SHARD, Box, PyramidLayout, ceil_div
 from wsi_seg.plan.grid import TileGrid
+from wsi_seg.plan.postprocessing import Crf, Postprocessing, Step, piece_side
 from wsi_seg.plan.scale import Scale
 
 LIBRARY_BYTES = 64 * 1024**2
@@ -23,6 +24,8 @@ classes to a quarter."""
 ENCODED_PROBABILITIES = 2.0
 """The same for probabilities, whose noise does not compress."""
 UINT16, UINT32, FLOAT32, RGB = 2, 4, 4, 3
+RUNS = 48
+"""Bytes per px of the components of a piece of pure noise, where every px is a run of its own; tissue takes a tenth."""
 PYRAMID = 4 / 3
 """A shard and all its halvings: 1 + 1/4 + 1/16 + …"""
 
@@ -49,6 +52,8 @@ class WorkShape:
     """True when regions are drawn per block."""
     workspace_bytes: int = 0
     """What one prediction call holds inside the runtime, beyond what `resident_bytes` counts already."""
+    post: Postprocessing = field(default_factory=Postprocessing)
+    """What is done to labels afterwards; blocks are grown by its margin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +169,7 @@ def project_memory(
         *_reading(work, block),
         *_predicting(work, block),
         *_writing(work, block),
+        *_postprocessing(work, block),
     ]
     rest = MemoryProjection(tuple(terms), n_workers, block, budget_bytes, 0)
     cache_bytes = max(0, min(edge_cache_wish(work, block, n_workers), budget_bytes - rest.total_bytes))
@@ -176,13 +182,16 @@ def edge_cache_wish(work: WorkShape, block: int, n_workers: int) -> int:
 
     Blocks are done row by row, in squares of 2**depth blocks where the pyramid has more than one tier. Open are
     then: the parts below the last row of blocks, along the whole canvas, and below the current one; the parts to the
-    right of every block in work, and of a square. In another order a tile may be predicted twice.
+    right of every block in work, and of a square. In another order a tile may be predicted twice. A margin makes the
+    parts wider, and is taken to reach into the next blocks only.
     """
+    margin = work.post.margin
     grid, layout = work.grid, PyramidLayout(work.grid.canvas, block)
     turned = replace(grid, canvas=grid.canvas[::-1])
     square = 1 << layout.depth if layout.n_tiers > 1 else 0
-    below = _reach_over_border(grid, block) * _support_length(turned) * (2 if square else 1)
-    per_block = _reach_over_border(turned, block) * min(_support_length(grid), block + 2 * grid.tile)
+    below = _reach_over_border(grid, block, margin) * _support_length(turned) * (2 if square else 1)
+    high = min(_support_length(grid), block + 2 * (margin + grid.tile))
+    per_block = _reach_over_border(turned, block, margin) * high
     blocks_high = ceil_div(grid.canvas[0], block)
     return (below + per_block * min(n_workers + square, blocks_high + n_workers)) * work.n_channels * UINT16
 
@@ -202,7 +211,7 @@ def format_bytes(n_bytes: float) -> str:
 def _reading(work: WorkShape, block: int) -> Iterator[MemoryTerm]:
     """A strip of source px, a row of tiles high and with the file's own tiles that it cuts; two while it moves down."""
     grid, (fy, fx) = work.grid, work.scale.factor
-    width = _widest_read(grid, block)
+    width = _widest_read(grid, block, work.post.margin)
     level_rows = 2 * (ceil(grid.tile * fy) + work.level_tile[0])
     level_columns = ceil(width * fx) + work.level_tile[1]
     yield MemoryTerm("strips of source px", level_rows * level_columns * RGB, per_worker=True, remedy="--block")
@@ -226,7 +235,7 @@ def _predicting(work: WorkShape, block: int) -> Iterator[MemoryTerm]:
 
 def _writing(work: WorkShape, block: int) -> Iterator[MemoryTerm]:
     """The block's labels (and probabilities) with all their halvings, and their encoded shards."""
-    block_px = min(block, work.grid.canvas[0]) * _width(work, block)
+    block_px = min(block, work.grid.canvas[0]) * min(block, work.grid.canvas[1])
     labels = block_px * work.label_bytes
     stored = block_px * work.n_channels if work.probabilities else 0
     encoded = ceil(ENCODED_LABELS * labels + ENCODED_PROBABILITIES * stored)
@@ -234,17 +243,55 @@ def _writing(work: WorkShape, block: int) -> Iterator[MemoryTerm]:
     if stored:
         yield MemoryTerm("probabilities and their pyramid", ceil(PYRAMID * stored), per_worker=True, remedy="--block")
     if work.has_roi:
-        yield MemoryTerm("region mask", block_px, per_worker=True, remedy="--block")
+        yield MemoryTerm("region mask", _window_px(work, block), per_worker=True, remedy="--block")
     yield MemoryTerm("encoded shards", encoded, per_worker=True, remedy="--block")
 
 
+def _postprocessing(work: WorkShape, block: int) -> Iterator[MemoryTerm]:
+    """Labels of the grown block before and after a step, and what a step holds for one piece."""
+    if not work.post.steps:
+        return
+    window_px = _window_px(work, block)
+    yield MemoryTerm("labels with margins", 2 * window_px * work.label_bytes, per_worker=True, remedy="--block")
+    if work.post.crf is not None:
+        kept = window_px * work.n_channels * UINT16
+        yield MemoryTerm("probabilities for the CRF", kept, per_worker=True, remedy="--block")
+    most = max(_piece_bytes(work, block, step) for step in work.post.steps)
+    yield MemoryTerm("a step of post-processing", most, per_worker=True, remedy="--block")
+
+
+def _piece_bytes(work: WorkShape, block: int, step: Step) -> int:
+    """What a step holds for a piece, and the CRF for a row of pieces."""
+    side = piece_side(step) + 2 * step.reach
+    height, width = min(side, _window_height(work, block)), _width(work, block)
+    piece_px = height * min(side, width)
+    if not isinstance(step, Crf):
+        return piece_px * (RUNS + 2 * work.label_bytes)
+    (fy, fx), radius = work.scale.factor, step.radius
+    level_rows, level_columns = 2 * (ceil(height * fy) + work.level_tile[0]), ceil(width * fx) + work.level_tile[1]
+    strips = (level_rows * level_columns + height * width) * RGB
+    padded_px = (height + 2 * radius) * (min(side, width) + 2 * radius)
+    taps = ((2 * radius + 1) ** 2 - 1) // 2
+    return strips + padded_px * (taps + FLOAT32 * (6 * max(2, work.n_channels) + 3) + 2 * RGB + 2)
+
+
 def _width(work: WorkShape, block: int) -> int:
-    return min(block, work.grid.canvas[1])
+    """Columns that a block's task labels, its margins included."""
+    return min(block + 2 * work.post.margin, work.grid.canvas[1])
 
 
-def _widest_read(grid: TileGrid, block: int) -> int:
-    """Columns under the tiles of a block, for the block where they are the most."""
-    return max(_tile_span(grid, Box(0, x, 1, x + block)) for x in range(0, grid.canvas[1], block))
+def _window_height(work: WorkShape, block: int) -> int:
+    return min(block + 2 * work.post.margin, work.grid.canvas[0])
+
+
+def _window_px(work: WorkShape, block: int) -> int:
+    return _window_height(work, block) * _width(work, block)
+
+
+def _widest_read(grid: TileGrid, block: int, margin: int) -> int:
+    """Columns under the tiles of a block and its margins, for the block where they are the most."""
+    starts = range(0, grid.canvas[1], block)
+    return max(_tile_span(grid, Box(0, x, 1, x + block).grown(margin).intersect(grid.extent)) for x in starts)
 
 
 def _tile_span(grid: TileGrid, box: Box) -> int:
@@ -252,14 +299,16 @@ def _tile_span(grid: TileGrid, box: Box) -> int:
     return (len(columns) - 1) * grid.stride + grid.tile
 
 
-def _reach_over_border(grid: TileGrid, block: int) -> int:
-    """Rows that tiles reach below a border between rows of blocks, summed over tiles; the most of any border."""
-    return max((_reach_over(grid, border) for border in range(block, grid.canvas[0], block)), default=0)
+def _reach_over_border(grid: TileGrid, block: int, margin: int) -> int:
+    """Rows that blocks below a border need of tiles that those above it need too, summed; the most of any border."""
+    return max((_reach_over(grid, border, margin) for border in range(block, grid.canvas[0], block)), default=0)
 
 
-def _reach_over(grid: TileGrid, border: int) -> int:
-    above, below = (grid.tiles_touching(Box(y, 0, y + 1, 1))[0] for y in (border - 1, border))
-    return sum(grid.support(row, 0).y1 - border for row in above if row in below)
+def _reach_over(grid: TileGrid, border: int, margin: int) -> int:
+    above = grid.tiles_touching(Box(0, 0, border + margin, 1))[0]
+    below = grid.tiles_touching(Box(border - margin, 0, grid.canvas[0], 1))[0]
+    supports = [grid.support(row, 0) for row in range(below.start, above.stop)]
+    return sum(support.y1 - max(support.y0, border - margin) for support in supports)
 
 
 def _support_length(grid: TileGrid) -> int:

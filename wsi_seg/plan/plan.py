@@ -13,12 +13,13 @@ import numpy as np
 
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import MissingMppError, PlanError
-from wsi_seg.geometry import Mpp, PyramidLayout
+from wsi_seg.geometry import Box, Mpp, PyramidLayout
 from wsi_seg.plan.blocks import SMALLEST, check_block, choose_block
 from wsi_seg.plan.grid import TileGrid
 from wsi_seg.plan.identity import RESULT_VERSION, run_identity
 from wsi_seg.plan.limit import default_budget
 from wsi_seg.plan.memory import MemoryProjection, WorkShape, project_memory
+from wsi_seg.plan.postprocessing import Postprocessing, plan_postprocessing, postprocessing_notes
 from wsi_seg.plan.request import PlanOptions, PlanRequest, ProgramFacts, SlideFacts
 from wsi_seg.plan.roi import CanvasRoi, Roi
 from wsi_seg.plan.scale import Scale, choose_scale, scale_notes
@@ -59,6 +60,8 @@ class Plan:
     """Tiles per batch."""
     probabilities: bool
     """True when probabilities are stored besides labels."""
+    post: Postprocessing
+    """What is done to labels after the prediction."""
     tissue_mm2: float | None
     """Area of the tissue mask; None where background is not skipped."""
     memory: MemoryProjection
@@ -82,6 +85,10 @@ class Plan:
         heights, widths = np.diff(self.grid.edges(0)), np.diff(self.grid.edges(1))
         height, width = self.grid.canvas
         return float(heights @ self.selection.analysed @ widths) / (height * width)
+
+    def window(self, block: Box) -> Box:
+        """Canvas px that the task of a block predicts: the block, grown by what post-processing looks at."""
+        return self.post.window(block, self.grid.extent)
 
     def identity_fields(self) -> dict[str, Any]:
         """Every setting that changes a label; two runs that agree in all of them give the same bytes.
@@ -116,6 +123,8 @@ class Plan:
             "selection": self.selection.sha256,
             "roi": None if self.roi is None else self.roi.sha256,
             "probabilities": self.probabilities,
+            # Only where there is any: runs without it keep the identity they had before there was such a thing.
+            **({"postprocessing": self.post.to_mapping()} if self.post.steps else {}),
         }
 
     def layout_fields(self) -> dict[str, Any]:
@@ -164,8 +173,9 @@ def make_plan(request: PlanRequest) -> Plan:
     grid = tiling.grid(scale.canvas_size, card.output_stride)
     tissue = _tissue(request, scale)
     selection = select_tiles(grid, tissue, None if request.roi is None else request.roi.in_canvas(scale))
-    batch = options.batch or choose_batch(tiling.tile)
-    memory = _fitting_block(_work_shape(request, grid, scale, batch), options)
+    post = plan_postprocessing(options.post, card, scale.canvas_mpp)
+    work = _work_shape(request, grid, scale, post)
+    memory = _fitting_block(work, options)
     return Plan(
         slide=slide,
         card=card,
@@ -176,11 +186,15 @@ def make_plan(request: PlanRequest) -> Plan:
         selection=selection,
         roi=request.roi,
         layout=PyramidLayout(scale.canvas_size, memory.block),
-        batch=batch,
+        batch=work.batch,
         probabilities=options.probabilities,
+        post=post,
         tissue_mm2=None if tissue is None else tissue.n_canvas_px * scale.canvas_mpp.y * scale.canvas_mpp.x / 1e6,
         memory=memory,
-        notes=tuple(_notes(request, scale, tiling, selection)),
+        notes=(
+            *_notes(request, scale, tiling, selection),
+            *postprocessing_notes(post, memory.block, batch_independent=request.program.batch_independent),
+        ),
     )
 
 
@@ -202,17 +216,18 @@ def _tissue(request: PlanRequest, scale: Scale) -> TissueMask | None:
     return tissue_from_thumbnail(request.thumbnail, scale, request.slide.l0_size)
 
 
-def _work_shape(request: PlanRequest, grid: TileGrid, scale: Scale, batch: int) -> WorkShape:
+def _work_shape(request: PlanRequest, grid: TileGrid, scale: Scale, post: Postprocessing) -> WorkShape:
     return WorkShape(
         grid=grid,
         scale=scale,
         level_tile=request.slide.levels[scale.level].tile or (0, 0),
         n_channels=request.program.n_channels,
         label_bytes=1 if request.card.not_analysed == 255 else 2,
-        batch=batch,
+        batch=request.options.batch or choose_batch(grid.tile),
         probabilities=request.options.probabilities,
         has_roi=request.roi is not None,
         workspace_bytes=request.options.workspace_bytes,
+        post=post,
     )
 
 

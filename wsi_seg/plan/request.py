@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import PlanError
 from wsi_seg.geometry import Box, Level, Mpp
+from wsi_seg.plan.postprocessing import PostWishes
 from wsi_seg.plan.roi import Roi
 
 
@@ -101,6 +102,8 @@ class PlanOptions:
     """False: tiles without tissue are analysed as well."""
     probabilities: bool = False
     """True: probabilities are stored besides labels."""
+    post: PostWishes = field(default_factory=PostWishes)
+    """What is done to labels after the prediction."""
 
     def __post_init__(self) -> None:
         for name in ("tile", "batch", "n_workers", "memory_bytes"):
