@@ -172,6 +172,7 @@ def _measured(
     check_stop(stop)
     halo = predictor.card.halo if predictor.card.halo is not None else measure_halo(predictor, probes)
     check_stop(stop)
+    of_model = model_notes(model, predictor, halo)  # reads the file again: before memory is measured
     tile = choose_tiling(predictor.card, halo, tile=options.tile, overlap=options.overlap, window=options.window).tile
     wanted = options.batch or predictor.fixed_input[0] or DEFAULT_CPU_BATCH
     batch = fitting_batch(predictor, wanted, tile, workers, lambda size: batch_is_independent(predictor, probes, size))
@@ -191,7 +192,7 @@ def _measured(
     check_stop(stop)
     roi = None if options.roi is None else read_roi(options.roi, slide.bounds)
     plan = make_plan(PlanRequest(facts, predictor.card, program, wishes, thumbnail, roi))
-    told = (*notes, *chosen, *batch.notes, *plan.notes, *model_notes(model, predictor, halo))
+    told = (*notes, *chosen, *batch.notes, *plan.notes, *of_model)
     return Prepared(slide, predictor, model, replace(plan, notes=told), thumbnail)
 
 
