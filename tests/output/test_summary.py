@@ -40,7 +40,14 @@ def test_tiles_are_counted_by_status():
     spec = make_spec((70, 110))
     tiles = np.array([[TileStatus.DONE, TileStatus.SKIPPED], [TileStatus.UNREADABLE, TileStatus.SKIPPED]], np.uint8)
     summary = make_summary(spec, "r", [7700, 0, 0, 0], tiles)
-    assert summary.tiles == {"pending": 0, "done": 1, "skipped": 2, "unreadable": 1, "model-failed": 0}
+    assert summary.tiles == {
+        "pending": 0,
+        "done": 1,
+        "skipped": 2,
+        "unreadable": 1,
+        "model-failed": 0,
+        "redone-fp32": 0,
+    }
 
 
 def test_json_holds_everything_and_facts_nothing_that_varies():
