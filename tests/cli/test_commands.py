@@ -74,10 +74,6 @@ REFUSED = [
     (("--min-object", "small"), 2, "--min-object 'small'"),
     (("--min-object", "20,nuclei=5,nuclei=6"), 2, "--min-object '20,nuclei=5,nuclei=6'"),
     (("--fill-holes", "nucleus=20"), 1, "--fill-holes for class 'nucleus'"),
-    (("--min-object", "background=20"), 1, "--min-object for class 'background'"),
-    (("--min-object", "0.2"), 1, "--min-object 0.2"),
-    (("--min-object", "1e6"), 1, "post-processing looks"),
-    (("--crf", "--crf-radius", "40"), 1, "--crf-radius 40"),
     (("--crf-colour", "4"), 2, "without --crf"),
 ]
 

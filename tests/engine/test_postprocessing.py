@@ -7,6 +7,7 @@ import threading
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,15 @@ from tests.engine.test_odd_slides import card_of, small_model
 from tests.kernels import naive
 from wsi_seg.engine.events import Event, TaskDone
 from wsi_seg.engine.options import RunOptions
+from wsi_seg.engine.postprocessing import GrownBlock, _RowPixels
 from wsi_seg.engine.prepare import Prepared, prepare
+from wsi_seg.engine.receipt import StageClock
 from wsi_seg.engine.run import run_slide
 from wsi_seg.errors import RunMismatchError, RunStopped
 from wsi_seg.geometry import Box
 from wsi_seg.infer.predictor import ProgramPredictor
 from wsi_seg.output.label_store import open_result
+from wsi_seg.output.status import TileStatus
 from wsi_seg.plan import Crf, FillHoles, RemoveObjects
 from wsi_seg.sample import write_synthetic
 from wsi_seg.slide import ArraySlide
@@ -239,6 +243,29 @@ class TestOneChannel:
         edges = [(np.diff(labels.astype(int), axis=1) != 0).mean() for labels in (plain, labels_of(smooth)[0])]
         assert edges[1] < 0.7 * edges[0]
         assert_same_labels(run(slide, model=model, overlap=32, crf=crf, block=512), smooth)
+
+
+def test_beside_damage_colours_come_from_every_tile_with_labels(unet: str) -> None:
+    pixels = np.random.default_rng(3).integers(0, 255, (300, 340, 3), dtype=np.uint8)
+    slide = HoledSlide(pixels, mpp=0.5)
+    prepared = prepare(slide, RunOptions(model=unet, tile=128, overlap=48, skip_background=False, workers=1))
+    prepared.predictor.close()
+    plan, grid = prepared.plan, prepared.plan.grid
+    slide.holes = (Box(130, 130, 140, 135),)
+    statuses = {
+        (row, column): (TileStatus.DONE, TileStatus.REDONE_FP32)[(row + column) % 2]
+        if slide.holes[0].intersect(grid.tile_box(row, column)).is_empty
+        else TileStatus.UNREADABLE
+        for row in range(grid.shape[0])
+        for column in range(grid.shape[1])
+    }
+    assert set(statuses.values()) == {TileStatus.DONE, TileStatus.REDONE_FP32, TileStatus.UNREADABLE}
+    session: Any = SimpleNamespace(slide=slide, job=SimpleNamespace(plan=plan))
+    surface: Any = None
+    seen = _RowPixels(GrownBlock(session, surface, statuses, StageClock()), grid.extent).of(grid.extent)
+    for key, status in statuses.items():
+        part = grid.cell(*key).slices()
+        assert (seen[part] == (pixels[part] if status != TileStatus.UNREADABLE else plan.card.background)).all()
 
 
 class TestIdentity:

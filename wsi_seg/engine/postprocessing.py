@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from wsi_seg.engine.receipt import StageClock
     from wsi_seg.engine.session import Session
 
+READ = (TileStatus.DONE, TileStatus.REDONE_FP32)
+"""Statuses of tiles that have labels, so that their pixels can be read."""
+
 Labels = NDArray[Any]
 Work = Callable[[Labels, Box], Labels]
 """Labels of a canvas box -> labels after a step, of which those near the box's inner edges are not used."""
@@ -172,7 +175,7 @@ class _RowPixels:
         pixels = np.full((*self._box.size, 3), plan.card.background, np.uint8)
         rows, columns = plan.grid.cells_touching(self._box)
         for key in ((row, column) for row in rows for column in columns):
-            if self._grown.statuses.get(key) is TileStatus.DONE:
+            if self._grown.statuses.get(key) in READ:
                 tile, cell = plan.grid.tile_box(*key), plan.grid.cell(*key).intersect(self._box)
                 read = read_canvas(session.slide, plan.scale, tile, plan.card.background)
                 pixels[cell.slices((self._box.y0, self._box.x0))] = read[cell.slices((tile.y0, tile.x0))]
