@@ -18,6 +18,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if any(item.get_closest_marker("gpu") for item in items):
+        from wsi_seg.infer.cuda_driver import gpu_names
+
+        if not gpu_names():
+            for item in items:
+                if item.get_closest_marker("gpu"):
+                    item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU answers here"))
     if not config.getoption("--slow"):
         for item in items:
             if "slow" in item.keywords:

@@ -123,8 +123,17 @@ def run_options(
     ] = "none",
     tta_scales: Annotated[str, typer.Option(help="And over copies at these scales, e.g. 0.75,1,1.25.")] = "1",
     weights: Annotated[Path | None, typer.Option(help="safetensors file for module:factory.")] = None,
-    runtime: Annotated[str, typer.Option(help="auto, onnxruntime, openvino or torch.")] = "auto",
+    runtime: Annotated[str, typer.Option(help="auto, onnxruntime, openvino, torch or tensorrt.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda or cuda:N; auto: a GPU where a runtime can use one.")
+    ] = "auto",
+    trust_engine: Annotated[
+        bool, typer.Option("--trust-engine", help="Load a .engine file as model: it is code of whoever built it.")
+    ] = False,
+    cuda_graphs: Annotated[
+        bool, typer.Option("--cuda-graphs", help="torch on a GPU: record the network once and replay it.")
+    ] = False,
     model_mpp: Annotated[float | None, typer.Option(help="um per px the model was trained at.")] = None,
     classes: Annotated[str | None, typer.Option(help="Class names in index order: a,b=#ff0000,…")] = None,
     mean: Annotated[
@@ -158,7 +167,7 @@ def run_options(
     window: Annotated[str, typer.Option(help="auto, linear, cosine, gaussian or crop.")] = "auto",
     batch_size: Annotated[
         int | None,
-        typer.Option("--batch-size", "--batch", help="Tiles per batch; default: 1."),
+        typer.Option("--batch-size", "--batch", help="Tiles per batch; default: 1, on a GPU 2 Mpx of tiles."),
     ] = None,
     block: Annotated[int | None, typer.Option(help="Side of a block, a power of two.")] = None,
     workers: Annotated[int | None, typer.Option(help="Blocks worked on at once; default: the cores.")] = None,
@@ -200,6 +209,9 @@ def run_options(
         card=given,
         runtime=runtime,
         precision=precision,
+        device=device,
+        trust_engine=trust_engine,
+        cuda_graphs=cuda_graphs,
         slide_mpp=mpp,
         reader=reader,
         tile=tile,

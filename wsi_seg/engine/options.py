@@ -30,6 +30,12 @@ class RunOptions:
     """Card fields given by the user; they win over the model's own."""
     runtime: str = "auto"
     precision: str = "auto"
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`; auto is a GPU where one answers and a runtime can use it."""
+    trust_engine: bool = False
+    """Load a TensorRT engine file, which is executable code."""
+    cuda_graphs: bool = False
+    """On torch and a GPU: record the network once and replay it."""
     slide_mpp: float | None = None
     """µm per px of level 0, over what the slide says."""
     reader: str = "auto"

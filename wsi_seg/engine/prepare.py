@@ -34,8 +34,6 @@ N_PROBE_TILES = 4
 """Real tiles on which the model is measured before the run."""
 MEASURED_FROM_S = 30.0
 """Seconds of prediction from which runtimes are measured against each other, which takes some seconds."""
-DEFAULT_CPU_BATCH = 1
-"""Tiles per batch on a CPU, where each call has one core: more tiles per call save nothing and waste the last batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +99,9 @@ def _load(options: RunOptions, workers: int) -> tuple[ModelSpec, Predictor]:
         weights=None if options.weights is None else str(options.weights),
         runtime=options.runtime,
         precision=options.precision,
+        device=options.device,
+        trust_engine=options.trust_engine,
+        cuda_graphs=options.cuda_graphs,
         # One thread per call and one call per block worker: cores are never shared by two layers of parallelism,
         # and a prediction does not depend on how many workers there are.
         threads=1,
@@ -142,7 +143,7 @@ def _measured(
     slide: Slide, loaded: tuple[ModelSpec, Predictor], options: RunOptions, workers: int, stop: Event | None
 ) -> Prepared:
     """Look at the slide and at what the model does on it, and make the plan."""
-    from wsi_seg.infer import measure_halo, member_cards, model_notes, model_sha256
+    from wsi_seg.infer import default_batch, measure_halo, member_cards, model_notes, model_sha256
     from wsi_seg.plan import (
         PlanRequest,
         ProgramFacts,
@@ -174,7 +175,7 @@ def _measured(
     check_stop(stop)
     of_model = model_notes(model, predictor, halo)  # reads the file again: before memory is measured
     tile = choose_tiling(predictor.card, halo, tile=options.tile, overlap=options.overlap, window=options.window).tile
-    wanted = options.batch or predictor.fixed_input[0] or DEFAULT_CPU_BATCH
+    wanted = options.batch or predictor.fixed_input[0] or default_batch(predictor.facts.device, tile)
     batch = fitting_batch(predictor, wanted, tile, workers, lambda size: batch_is_independent(predictor, probes, size))
     program = ProgramFacts(
         sha256=model_sha256(model),

@@ -109,6 +109,7 @@ class Target:
             batch=options.batch or stored.fields["batch"],
             runtime=_begun_with(options.runtime, program["runtime"], RUNTIMES),
             precision=_begun_with(options.precision, program["precision"], PRECISIONS),
+            device=program["device"].split()[0].lower() if options.device == "auto" else options.device,
         )
 
     def commit(self, run: RunDirectory, spec: ResultSpec, prepared: Prepared, work: WorkDone, stop: Event) -> RunReport:

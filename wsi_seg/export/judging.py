@@ -54,7 +54,7 @@ class Judge:
 
     def _verdict(self, program: Path, runtime: str, tiles: NDArray[np.uint8]) -> Verdict:
         try:
-            predictor = load_predictor(ModelSpec(str(program), runtime=runtime))
+            predictor = load_predictor(ModelSpec(str(program), runtime=runtime, trust_engine=True))
         except ModelLoadError as error:
             return Verdict(runtime, None, str(error))
         try:

@@ -6,6 +6,7 @@ one it needs.
 
 from wsi_seg.infer.augmentation import Augmentation, parse_scales
 from wsi_seg.infer.choice import Choice, choose_program
+from wsi_seg.infer.lanes import default_batch
 from wsi_seg.infer.loading import load_predictor, member_cards, read_card
 from wsi_seg.infer.location import builtin_models, model_sha256
 from wsi_seg.infer.measuring import Trial, candidates, concrete, throughput, try_candidate
@@ -30,6 +31,7 @@ __all__ = [
     "candidates",
     "choose_program",
     "concrete",
+    "default_batch",
     "load_predictor",
     "measure_halo",
     "measure_output_stride",

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.infer.constant import is_constant
+from wsi_seg.infer.cuda_driver import gpu_names
 from wsi_seg.infer.loading import load_predictor
 from wsi_seg.infer.location import model_sha256, variants
 from wsi_seg.infer.measuring import Trial, candidates, concrete, try_candidate
@@ -119,13 +120,13 @@ def _loaded(spec: ModelSpec) -> ModelSpec:
 def _key(spec: ModelSpec, side: int) -> str:
     """Everything that the speeds depend on: machine, versions, weights, shape of the work."""
     programs = [model_sha256(spec), *(model_sha256(spec.replaced(precision=name)) for name in variants(spec))]
-    asked = [spec.runtime, spec.precision, spec.threads, spec.streams, side, spec.augmentation.text]
+    asked = [spec.runtime, spec.precision, spec.device, spec.threads, spec.streams, side, spec.augmentation.text]
     text = json.dumps([programs, asked, _machine(), [(name, _version(name)) for name in _PACKAGES]])
     return sha256(text.encode()).hexdigest()
 
 
 def _machine() -> list[str]:
-    return [platform.node(), platform.machine(), *_cpu()]
+    return [platform.node(), platform.machine(), *_cpu(), *gpu_names()]
 
 
 def _cpu() -> list[str]:
@@ -147,10 +148,13 @@ def _version(package: str) -> str:
 def _recall(key: str, among: Sequence[ModelSpec]) -> ModelSpec | None:
     try:
         stored = json.loads((cache_folder() / "choices" / key).read_text())
-        wanted = (stored["runtime"], stored["precision"])
+        wanted = (stored["runtime"], stored["precision"], stored["device"])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError):
         return None
-    possible = [spec for spec in among if spec.runtime == wanted[0] and spec.precision in (wanted[1], "auto")]
+    possible = [
+        spec for spec in among
+        if (spec.runtime, spec.device) == (wanted[0], wanted[2]) and spec.precision in (wanted[1], "auto")
+    ]  # fmt: skip
     return possible[0].replaced(precision=wanted[1]) if possible else None
 
 
@@ -160,7 +164,7 @@ def _remember(key: str, spec: ModelSpec) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile("w", dir=folder, delete=False) as file:
-            json.dump({"runtime": spec.runtime, "precision": spec.precision}, file)
+            json.dump({"runtime": spec.runtime, "precision": spec.precision, "device": spec.device}, file)
         Path(file.name).replace(folder / key)
     except (OSError, RuntimeError) as error:
         _LOG.debug("the choice of a runtime is not remembered: %s", error)

@@ -16,6 +16,7 @@ from wsi_seg.infer.composing import composed, composed_card
 from wsi_seg.infer.constant import constant_parts, is_constant
 from wsi_seg.infer.location import STORED, Location, file_sha256, locate, weights_sha256
 from wsi_seg.infer.output_forms import NoneOfThem, Votes
+from wsi_seg.infer.places import places
 from wsi_seg.infer.predictor import ProgramPredictor, probe
 from wsi_seg.infer.probing import accepted_stride, measure_output_stride
 from wsi_seg.infer.protocol import ModelSpec, Predictor, Program, Signature
@@ -43,12 +44,12 @@ def _load_program(spec: ModelSpec) -> Predictor:
     module, signature = _signature(location, spec)
     found = _card(location, signature, spec)
     failures: list[ModelLoadError] = []
-    for runtime in location.runtimes:
+    for runtime, device in places(location.runtimes, spec, location.name):
         try:
-            program = _open(runtime, location, module, (found.card, spec))
+            program = _open(runtime, location, module, (found.card, spec.replaced(device=device)))
         except ModelLoadError as error:
             failures.append(error)
-            _LOG.warning("%s: %s", runtime, error)
+            _LOG.warning("%s on %s: %s", runtime, device, error)
             continue
         return _probed(program, found)
     raise failures[-1]
@@ -95,6 +96,10 @@ def _signature(location: Location, spec: ModelSpec) -> tuple[Any, Signature]:
         from wsi_seg.infer import openvino_predictor
 
         module, signature = None, openvino_predictor.read_signature(location.path)
+    elif location.kind == "tensorrt-engine":
+        from wsi_seg.infer import tensorrt_engine
+
+        module, signature = None, tensorrt_engine.read_signature(location.path, spec)
     else:
         try:
             from wsi_seg.infer import torch_predictor
@@ -123,7 +128,8 @@ def _card(location: Location, signature: Signature, spec: ModelSpec) -> FoundCar
 
 def _check_variant(location: Location, card: ModelCard, spec: ModelSpec) -> None:
     """Refuse a program that is not stored in the precision asked for, or was made from another original."""
-    if spec.precision in STORED and card.precision != spec.precision:
+    halved = spec.precision == "fp16" and location.runtimes == ("torch",)  # by autocast, while it runs
+    if spec.precision in STORED and card.precision != spec.precision and not halved:
         raise ModelLoadError(
             f"{location.name} in {spec.precision}",
             rule=f"its program is stored in {card.precision}, and no {spec.precision} program lies beside it",
@@ -152,6 +158,10 @@ def _open(runtime: str, location: Location, module: Any, settings: tuple[ModelCa
         from wsi_seg.infer.onnxruntime_predictor import OnnxRuntimeProgram
 
         return OnnxRuntimeProgram(location.path, *settings)
+    if runtime == "tensorrt":
+        from wsi_seg.infer.tensorrt_predictor import TensorrtProgram
+
+        return TensorrtProgram(location.path, *settings)
     from wsi_seg.infer.torch_predictor import TorchProgram
 
     return TorchProgram(module, *settings)

@@ -17,9 +17,13 @@ from wsi_seg.infer.constant import is_constant
 from wsi_seg.infer.protocol import ModelSpec
 
 _BUILTIN = Path(__file__).parent / "builtin"
-_KINDS = {".onnx": "onnx", ".xml": "openvino-ir", ".pt2": "torch-export", ".pt": "torchscript", ".ts": "torchscript"}
+_KINDS = {
+    ".onnx": "onnx", ".xml": "openvino-ir", ".pt2": "torch-export", ".pt": "torchscript", ".ts": "torchscript",
+    ".engine": "tensorrt-engine",
+}  # fmt: skip
 _RUNTIMES = {
-    "onnx": ("openvino", "onnxruntime"),
+    "onnx": ("openvino", "onnxruntime", "tensorrt"),
+    "tensorrt-engine": ("tensorrt",),
     "openvino-ir": ("openvino",),
     "torch-export": ("torch",),
     "torchscript": ("torch",),
@@ -37,10 +41,11 @@ class Location:
     """A program found: its kind, its file, and the runtimes that run it in order of preference."""
 
     kind: str
-    """`onnx`, `openvino-ir`, `torch-export`, `torchscript` or `factory`."""
+    """`onnx`, `openvino-ir`, `torch-export`, `torchscript`, `tensorrt-engine` or `factory`."""
     path: Path
     """Program file; for a factory the source file of its module."""
     runtimes: tuple[str, ...]
+    """That can take it on some device; `wsi_seg.infer.places` says which device."""
     name: str
     """For people."""
     original: Path | None = None

@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.errors import ModelError
+from wsi_seg.infer.lanes import default_batch
 from wsi_seg.infer.loading import load_predictor
 from wsi_seg.infer.location import locate, variants
 from wsi_seg.infer.parity import Agreement, agreement
+from wsi_seg.infer.places import places
 from wsi_seg.infer.protocol import ModelSpec, Predictor, RuntimeFacts
 
 _SECONDS = 0.4
@@ -61,15 +63,20 @@ class Trial:
 def candidates(spec: ModelSpec, *, emulated: bool = False) -> list[ModelSpec]:
     """Every runtime and precision that may run a spec here, in order of preference, the reference first.
 
-    What the spec states is kept. bf16 is a candidate where the CPU multiplies it in hardware, or `emulated` is wanted;
+    What the spec states is kept. On a GPU torch is tried in fp16 too.
+    bf16 is a candidate where the CPU multiplies it in hardware, or `emulated` is wanted;
     fp16 and int8 where a program of that precision lies beside the model. Raises ModelLoadError.
     """
-    runtimes = locate(spec.replaced(precision="auto")).runtimes
+    location = locate(spec.replaced(precision="auto"))
+    found = places(location.runtimes, spec, location.name)
+    plain = [spec.replaced(runtime=runtime, device=device) for runtime, device in found]
     if spec.precision != "auto":
-        return [spec.replaced(runtime=runtime) for runtime in runtimes]
-    plain = [spec.replaced(runtime=runtime) for runtime in runtimes]
-    has_bf16 = "openvino" in runtimes and (emulated or _native_bf16())
-    halved = [spec.replaced(runtime="openvino", precision="bf16")] if has_bf16 else []
+        return plain
+    halved = [
+        spec.replaced(runtime=runtime, device=device, precision="bf16" if device == "cpu" else "fp16")
+        for runtime, device in found
+        if (runtime == "openvino" and (emulated or _native_bf16())) or (runtime == "torch" and device != "cpu")
+    ]
     stored = [item.replaced(precision=precision) for precision in variants(spec) for item in plain]
     return [*plain, *halved, *stored]
 
@@ -94,7 +101,7 @@ def concrete(spec: ModelSpec, predictor: Predictor) -> ModelSpec:
     """The spec with the runtime and the precision that its predictor really has."""
     facts = predictor.facts
     runtime = "auto" if facts.runtime == "numpy" else facts.runtime
-    return spec.replaced(runtime=runtime, precision=facts.precision)
+    return spec.replaced(runtime=runtime, precision=facts.precision, device=facts.device.split()[0].lower())
 
 
 def throughput(predictor: Predictor, tiles: NDArray[np.uint8], streams: int, seconds: float = _SECONDS) -> float:
@@ -102,7 +109,7 @@ def throughput(predictor: Predictor, tiles: NDArray[np.uint8], streams: int, sec
 
     The first prediction of each thread is not counted. Raises PredictorError.
     """
-    count = predictor.fixed_input[0] or 1
+    count = predictor.fixed_input[0] or default_batch(predictor.facts.device, tiles.shape[1])
     batches = [np.ascontiguousarray(np.broadcast_to(tile, (count, *tile.shape))) for tile in tiles]
 
     def work(number: int) -> int:

@@ -67,6 +67,16 @@ def _signature(path: Path, model: Any) -> Signature:
     )
 
 
+def read_whole(path: Path) -> bytes:
+    """The program with its external data, if any, inside. Raises ModelLoadError."""
+    external_files(path)
+    try:
+        content: bytes = onnx.load(str(path)).SerializeToString()
+    except Exception as error:  # protobuf raises its own; a message over 2 GiB cannot be made
+        raise ModelLoadError(f"{path} cannot be read in one piece: {error}") from error
+    return content
+
+
 @contextmanager
 def _one_error(path: Path) -> Iterator[None]:
     """What a damaged file makes of text and numbers, such as names that are bytes, as one error of ours."""

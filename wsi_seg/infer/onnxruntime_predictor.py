@@ -1,7 +1,8 @@
-"""ONNX Runtime on CPU: the only file that imports onnxruntime.
+"""ONNX Runtime on CPU or GPU: the only file of this room that imports onnxruntime.
 
-Owns the session and its options, packing of pixels before it and activation behind it. Knows no card file and checks no
-result.
+Owns the session, its options and that it really runs where it was asked to: ONNX Runtime itself falls back to the CPU
+in silence. On a CPU pixels are packed before it; on a GPU they go up as bytes, are converted in the graph, and lie in
+memory that is bound once per lane. Knows no card file and checks no result.
 """
 
 from __future__ import annotations
@@ -16,29 +17,52 @@ from numpy.typing import NDArray
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import ModelLoadError, PredictorError
 from wsi_seg.infer.activation import activated
+from wsi_seg.infer.cuda_driver import LockedArray, gpu_names
+from wsi_seg.infer.lanes import GPU_LANES, Lanes
+from wsi_seg.infer.onnx_file import read_whole
+from wsi_seg.infer.onnx_pixels import PIXELS, PROBABILITIES, from_pixels
 from wsi_seg.infer.output_forms import planar
 from wsi_seg.infer.pixels import pixel_feed
 from wsi_seg.infer.protocol import ModelSpec, RuntimeFacts
 
-_PROVIDER = "CPUExecutionProvider"
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_CUDA_OPTIONS = {
+    "use_tf32": "0",  # fp32 is fp32; TF32 keeps 11 bits
+    "cudnn_conv_algo_search": "HEURISTIC",  # searching picks by time: another run, other bits
+}
 _SILENT = 4  # severity from which the C++ side logs to stderr: fatal only, errors arrive as exceptions
 
 
+def has_cuda() -> bool:
+    """True for a build with the CUDA provider; whether CUDA's libraries are there is found out by a session."""
+    return _CUDA in ort.get_available_providers()
+
+
 class OnnxRuntimeProgram:
-    """An ONNX file on the CPU provider; one session serves all threads."""
+    """An ONNX file; one session serves all threads."""
 
     def __init__(self, path: Path, card: ModelCard, spec: ModelSpec) -> None:
         if spec.precision == "bf16":
             raise ModelLoadError(
-                f"precision bf16 for {path} on ONNX Runtime", rule="its CPU provider computes in fp32",
+                f"precision bf16 for {path} on ONNX Runtime", rule="it computes in the precision the program has",
                 remedy="use --runtime openvino",
             )  # fmt: skip
         self._name, self._card = str(path), card
-        self._session: Any = _session(path, spec.threads)
+        self._lanes: Lanes[BoundLane] | None = None
+        device = "CPU"
+        if spec.device.startswith("cuda"):
+            number = int(spec.device.partition(":")[2] or 0)
+            if number >= len(gpu_names()):
+                raise ModelLoadError(f"device {spec.device}", rule=f"{len(gpu_names())} NVIDIA GPUs answer here")
+            device = f"cuda:{number} {gpu_names()[number]}"
+            self._session: Any = _session(from_pixels(read_whole(path), card), spec, self._name)
+            self._lanes = Lanes(lambda: BoundLane(self._session, ("cuda", number)), GPU_LANES)
+        else:
+            self._session = _session(path, spec, self._name)
         port = self._session.get_inputs()[0]
         self._input, self._outputs = port.name, [card.output] if card.output else None
         self._convert = pixel_feed(card, port.type)
-        self.facts = RuntimeFacts("onnxruntime", ort.__version__, "CPU", card.precision)
+        self.facts = RuntimeFacts("onnxruntime", ort.__version__, device, card.precision)
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
         """(N, H, W, 3) uint8 -> (N, C, H, W) float32."""
@@ -46,27 +70,78 @@ class OnnxRuntimeProgram:
         if session is None:
             raise PredictorError(f"{self._name} is closed")
         try:
+            if self._lanes is not None:
+                with self._lanes.one() as lane:
+                    return lane.run(batch)
             (output,) = session.run(self._outputs, {self._input: self._convert(batch)})
         except Exception as error:  # onnxruntime's exceptions share no base but Exception
             raise PredictorError(f"ONNX Runtime failed on {self._name}, batch {batch.shape}: {error}") from error
         return activated(planar(output, self._card), self._card.activation) if output.ndim in (3, 4) else output
 
     def close(self) -> None:
-        """Drop the session."""
+        """Drop the session and its buffers."""
         self._session = None
+        if self._lanes is not None:
+            self._lanes.clear()
 
 
-def _session(path: Path, threads: int) -> Any:
+class BoundLane:
+    """Memory on the device that a session's pixels and probabilities are bound to, for one batch shape at a time.
+
+    `place` is `("cuda", N)`; `("cpu", 0)` runs the same code for tests.
+    """
+
+    def __init__(self, session: Any, place: tuple[str, int]) -> None:
+        self._session, self._place = session, place
+        self._shape: tuple[int, ...] = ()
+        self._binding: Any = None
+        self._pixels: Any = None
+        self._staging: LockedArray | None = None
+
+    def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities (N, C, H, W) float32 of pixels (N, H, W, 3) uint8, an array of the caller's own."""
+        if batch.shape != self._shape:
+            self._bind(batch.shape)
+        assert self._staging is not None
+        np.copyto(self._staging.values, batch)
+        self._pixels.update_inplace(self._staging.values)
+        self._session.run_with_iobinding(self._binding)
+        output: NDArray[np.float32] = self._binding.copy_outputs_to_cpu()[0]
+        return output if self._place[0] != "cpu" else output.copy()  # there it is the bound memory itself
+
+    def _bind(self, shape: tuple[int, ...]) -> None:
+        """Allocate for a shape; the first run tells the shape of the output, whose memory is bound from then on."""
+        device, number = self._place
+        binding = self._session.io_binding()
+        self._pixels = ort.OrtValue.ortvalue_from_shape_and_type(list(shape), np.uint8, device, number)
+        self._staging = LockedArray(shape, number)
+        self._staging.values[:] = 0
+        self._pixels.update_inplace(self._staging.values)
+        binding.bind_ortvalue_input(PIXELS, self._pixels)
+        binding.bind_output(PROBABILITIES, device, number)
+        self._session.run_with_iobinding(binding)
+        binding.bind_ortvalue_output(PROBABILITIES, binding.get_outputs()[0])
+        self._binding, self._shape = binding, shape
+
+
+def _session(program: Path | bytes, spec: ModelSpec, name: str) -> Any:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = spec.threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = _SILENT
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would eat the readers' time
+    wanted = _CUDA if spec.device.startswith("cuda") else _CPU
+    number = spec.device.partition(":")[2] or "0"
+    provider: Any = (_CUDA, {"device_id": number, **_CUDA_OPTIONS}) if wanted == _CUDA else _CPU
+    source = str(program) if isinstance(program, Path) else program
     try:
-        session = ort.InferenceSession(str(path), options, providers=[_PROVIDER])
+        session = ort.InferenceSession(source, options, providers=[provider])
     except Exception as error:  # onnxruntime's exceptions share no base but Exception
-        raise ModelLoadError(f"ONNX Runtime cannot read {path}: {error}") from error
-    if session.get_providers()[0] != _PROVIDER:
-        raise ModelLoadError(f"ONNX Runtime runs {path} on {session.get_providers()[0]}", rule=f"not on {_PROVIDER}")
+        raise ModelLoadError(f"ONNX Runtime cannot read {name}: {error}") from error
+    if session.get_providers()[0] != wanted:
+        remedy = "it needs CUDA and cuDNN: pip install 'onnxruntime-gpu[cuda,cudnn]'" if wanted == _CUDA else ""
+        raise ModelLoadError(
+            f"ONNX Runtime runs {name} on {session.get_providers()[0]}", rule=f"not on {wanted}", remedy=remedy
+        )
     return session

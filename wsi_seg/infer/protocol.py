@@ -6,6 +6,7 @@ Owns the `Predictor` protocol, the picklable `ModelSpec` from which any process 
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from math import inf
 from typing import Any, Protocol
@@ -17,7 +18,9 @@ from wsi_seg.card import ModelCard, SegmentationClass
 from wsi_seg.errors import UsageError
 from wsi_seg.infer.augmentation import NO_AUGMENTATION, Augmentation
 
-RUNTIMES = ("auto", "onnxruntime", "openvino", "torch")
+RUNTIMES = ("auto", "onnxruntime", "openvino", "torch", "tensorrt")
+DEVICES = r"auto|cpu|cuda(:\d+)?"
+"""What a device may be called."""
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 
 
@@ -26,9 +29,10 @@ class RuntimeFacts:
     """The runtime that is really in use, not the one that was asked for."""
 
     runtime: str
-    """`openvino`, `onnxruntime`, `torch` or `numpy`."""
+    """`openvino`, `onnxruntime`, `torch`, `tensorrt` or `numpy`."""
     version: str
     device: str
+    """`CPU`, or the GPU by number and product name, such as `cuda:0 NVIDIA H200`."""
     precision: str
     """Precision of the arithmetic, `fp32` or `bf16`; for a program stored in less than fp32, that: `fp16` or `int8`."""
 
@@ -89,6 +93,12 @@ class ModelSpec:
     """One of `PRECISIONS`; `auto` means as stored until `choose_program` has decided on real tiles.
 
     `fp16` and `int8` are programs of their own, made by `wsi-seg export`, which lie beside the one in fp32."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`; see `wsi_seg.infer.places`."""
+    trust_engine: bool = False
+    """Load a TensorRT engine file, which is executable code."""
+    cuda_graphs: bool = False
+    """On torch and a GPU: record the network once per batch shape and replay it."""
     threads: int = 1
     """Threads inside one call."""
     streams: int = 1
@@ -104,6 +114,8 @@ class ModelSpec:
             raise UsageError(f"runtime {self.runtime!r}", rule=f"one of {', '.join(RUNTIMES)}")
         if self.precision not in PRECISIONS:
             raise UsageError(f"precision {self.precision!r}", rule=f"one of {', '.join(PRECISIONS)}")
+        if not re.fullmatch(DEVICES, self.device):
+            raise UsageError(f"device {self.device!r}", rule="auto, cpu, cuda or cuda:N")
         if self.threads < 1 or self.streams < 1:
             raise UsageError(f"{self.threads} threads, {self.streams} streams", rule="both must be at least 1")
         if self.members:

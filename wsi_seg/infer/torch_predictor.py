@@ -1,13 +1,16 @@
-"""torch on CPU, for `.pt2`, TorchScript and `module:factory`: the only file of this room that imports torch.
+"""torch on CPU or GPU, for `.pt2`, TorchScript and `module:factory`.
 
-Owns loading without unpickling, conversion of pixels to tensors and inference mode. Importing a factory's module runs
-its code: the user named it. A program file never brings code of its own. Knows no architecture and checks no result.
+Owns loading without unpickling, inference mode, autocast, and conversion of pixels to tensors, which happens on the
+device. Importing a factory's module runs its code: the user named it. A program file never brings code of its own.
+Knows no architecture and checks no result.
 """
 
 from __future__ import annotations
 
 import importlib
+import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,17 @@ from numpy.typing import NDArray
 
 from wsi_seg.card import METADATA_KEY, ModelCard
 from wsi_seg.errors import ModelLoadError, PredictorError, WsiSegError
+from wsi_seg.infer.lanes import GPU_LANES, Lanes
 from wsi_seg.infer.location import Location
 from wsi_seg.infer.output_forms import output_layout
 from wsi_seg.infer.protocol import ModelSpec, Port, RuntimeFacts, Signature
 from wsi_seg.infer.torch_archive import read_clean_archive
+from wsi_seg.infer.torch_device import Lane, device_name, open_device
 
+_AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_WARM_UP_CALLS = 3  # before a graph is recorded, so that kernels are chosen and workspaces are there
+_CPU_LANES = 64  # calls at once on a CPU: more than there are threads
+_RECORDING = threading.Lock()  # one thread records at a time
 _FILE_OPERATIONS = ("aten::from_file", "aten::save", "aten::load", "prim::PythonOp")
 
 
@@ -40,21 +49,26 @@ def open_module(location: Location, spec: ModelSpec) -> tuple[Any, Signature]:
 
 
 class TorchProgram:
-    """A torch callable on CPU tensors."""
+    """A torch callable; pixels go to its device as bytes, and everything else happens there.
+
+    On a CPU calls run side by side as they come; a GPU has `GPU_LANES`, each with a stream and pinned buffers.
+    """
 
     def __init__(self, module: Any, card: ModelCard, spec: ModelSpec) -> None:
-        if spec.precision == "bf16":
-            raise ModelLoadError(
-                f"precision bf16 for {spec.model} on torch",
-                rule="torch programs run in the precision they were saved in",
-                remedy="export the model to ONNX and use --runtime openvino",
-            )  # fmt: skip
         if torch.get_num_threads() != spec.threads:
             torch.set_num_threads(spec.threads)  # holds for the whole process
-        self._module, self._card, self._name = module, card, spec.model
-        self._mean = torch.tensor(card.mean) * 255
-        self._std = torch.tensor(card.std) * 255
-        self.facts = RuntimeFacts("torch", str(torch.__version__), "CPU", "fp32")
+        self._device = open_device("cpu" if spec.device == "auto" else spec.device)
+        self._records = spec.cuda_graphs
+        gpu = self._device.type != "cpu"
+        if self._records and not gpu:
+            raise ModelLoadError(f"CUDA graphs for {spec.model} on a CPU", rule="--cuda-graphs needs --device cuda")
+        precision = card.precision if spec.precision == "auto" else spec.precision
+        self._autocast = None if precision == card.precision else _AUTOCAST.get(precision)
+        self._module, self._card, self._name = _placed(module, self._device), card, spec.model
+        self._mean = torch.tensor(card.mean, device=self._device) * 255
+        self._std = torch.tensor(card.std, device=self._device) * 255
+        self._lanes = Lanes(lambda: _TorchLane(self._device), GPU_LANES if gpu else _CPU_LANES)
+        self.facts = RuntimeFacts("torch", str(torch.__version__), device_name(self._device), precision)
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
         """(N, H, W, 3) uint8 -> (N, C, H, W) float32."""
@@ -62,21 +76,29 @@ class TorchProgram:
         if module is None:
             raise PredictorError(f"{self._name} is closed")
         try:
-            with torch.inference_mode():
-                return self._forward(module, batch)
+            with torch.inference_mode(), self._lanes.one() as lane, lane.active():
+                pixels = lane.upload(batch)
+                return lane.download(self._answer(module, lane, pixels))
         except PredictorError:
             raise
         except Exception as error:  # a torch program may raise anything
             raise PredictorError(f"torch failed on {self._name}, batch {batch.shape}: {_reason(error)}") from error
 
-    def _forward(self, module: Any, batch: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
-        pixels = torch.from_numpy(batch if batch.flags.writeable else batch.copy()).float()  # (N, H, W, 3)
+    def _answer(self, module: Any, lane: _TorchLane, pixels: torch.Tensor) -> torch.Tensor:
+        if self._records:
+            return lane.replayed(pixels, lambda: self._forward(module, pixels))
+        return self._forward(module, pixels)
+
+    def _forward(self, module: Any, pixels: torch.Tensor) -> torch.Tensor:
+        """Probabilities (N, C, H, W) float32 of uint8 pixels (N, H, W, 3), all on the device."""
+        values = pixels.float()
         if self._card.channels == "BGR":
-            pixels = pixels.flip(3)
-        pixels = pixels.sub_(self._mean).div_(self._std)
+            values = values.flip(3)
+        values = values.sub_(self._mean).div_(self._std)
         planar = self._card.layout == "NCHW"
-        output = module(pixels.permute(0, 3, 1, 2) if planar else pixels)  # a channels_last view, nothing is moved
-        output = _tensor_of(output, self._card.output, self._name)
+        with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
+            output = module(values.permute(0, 3, 1, 2) if planar else values)  # a channels_last view, nothing is moved
+        output = _tensor_of(output, self._card.output, self._name).float()
         if output.ndim == 3:
             output = output.unsqueeze(1)
         elif output.ndim == 4 and output_layout(output.shape, self._card) == "NHWC":
@@ -85,12 +107,46 @@ class TorchProgram:
             output = output.softmax(1)
         elif self._card.activation == "sigmoid":
             output = output.sigmoid()
-        result: NDArray[np.float32] = output.float().contiguous().numpy()
-        return result
+        return output.contiguous()
 
     def close(self) -> None:
-        """Drop the module."""
+        """Drop the module and the buffers."""
         self._module = None
+        self._lanes.clear()
+
+
+class _TorchLane(Lane):
+    """A lane that can record a network for one batch shape and replay it."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self._recorded: tuple[torch.Tensor, Any, torch.Tensor] | None = None
+
+    def replayed(self, pixels: torch.Tensor, forward: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """What `forward` makes of the pixels that lie in this lane's buffer now, without launching its kernels singly.
+
+        Recorded the first time that a buffer is seen; the result is overwritten by the next call.
+        """
+        if self._recorded is None or self._recorded[0] is not pixels:
+            with _RECORDING:
+                for _ in range(_WARM_UP_CALLS):
+                    forward()
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+                    result = forward()
+            self._recorded = (pixels, graph, result)
+        _, graph, result = self._recorded
+        graph.replay()
+        return result
+
+
+def _placed(module: Any, device: torch.device) -> Any:
+    """The module on its device, convolution weights in the order that images have."""
+    if device.type == "cpu":
+        return module
+    torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32; TF32 keeps 11 bits
+    torch.backends.cudnn.deterministic = True  # a resumed run gives the bits of an uninterrupted one
+    return module.to(device, memory_format=torch.channels_last)
 
 
 def _tensor_of(output: Any, wanted: str, name: str) -> Any:
