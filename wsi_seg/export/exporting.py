@@ -48,6 +48,8 @@ def export_model(request: ExportRequest, tell: Tell = lambda _: None) -> ExportR
             kept, notes = made.write(program, tell)
             tell("comparing with the original")
             verdicts = judge.verdicts(program, request.to)
+            if made.source is not None:
+                verdicts += [replace(v, runtime=f"{v.runtime}, of its ONNX") for v in judge.of_onnx(made.source)]
         finally:
             reference.close()
         if broken := judge.failures(verdicts):
@@ -71,6 +73,8 @@ class _Export:
         self, original: Original, request: ExportRequest, card: ModelCard, tiles: TileSets, judge: Judge
     ) -> None:
         self._original, self._request, self._card, self._tiles, self._judge = original, request, card, tiles, judge
+        self.source: Path | None = None
+        """The ONNX program that an engine was built from; it can be judged where no GPU is."""
 
     def write(self, path: Path, tell: Tell) -> tuple[Kept, tuple[str, ...]]:
         """Write the program; answer the layers left in float and what is worth knowing."""
@@ -118,7 +122,7 @@ class _Export:
 
         def judged(program: bytes) -> list[Verdict]:
             trial.write_bytes(program)
-            return self._judge.verdicts(trial, "onnx", some)
+            return self._judge.of_onnx(trial, some)
 
         def passes(program: bytes) -> bool:
             return not self._judge.failures(judged(program))
@@ -151,6 +155,8 @@ class _Export:
         elif self._request.to == "tensorrt":
             from wsi_seg.infer.tensorrt_engine import build_engine
 
+            self.source = path.with_name("source.onnx")
+            self.source.write_bytes(content)
             path.write_bytes(build_engine(content, self._card))
         else:
             path.write_bytes(content)

@@ -21,6 +21,8 @@ RUNTIMES = {
     "coreml": (),
 }  # fmt: skip
 """Format -> runtimes that take it."""
+SOURCE_RUNTIMES = ("onnxruntime",)
+"""What judges the ONNX program an engine is built from: like TensorRT, it computes Q/DQ nodes as written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +47,16 @@ class Judge:
     def __init__(self, reference: Predictor, tiles: NDArray[np.uint8], request: ExportRequest) -> None:
         self.reference, self.tiles, self._request = reference, tiles, request
 
-    def verdicts(self, program: Path, fmt: str, tiles: NDArray[np.uint8] | None = None) -> list[Verdict]:
+    def verdicts(self, program: Path, fmt: str) -> list[Verdict]:
         """What each runtime of a format makes of a program."""
         if not RUNTIMES[fmt]:
             return [Verdict(fmt, None, "no runtime of ours takes it")]
-        used = self.tiles if tiles is None else tiles
-        return [self._verdict(program, runtime, used) for runtime in RUNTIMES[fmt]]
+        return [self._verdict(program, runtime, self.tiles) for runtime in RUNTIMES[fmt]]
+
+    def of_onnx(self, program: Path, tiles: NDArray[np.uint8] | None = None) -> list[Verdict]:
+        """What is made of an ONNX program on its way to the format asked for."""
+        runtimes = SOURCE_RUNTIMES if self._request.to == "tensorrt" else RUNTIMES["onnx"]
+        return [self._verdict(program, runtime, self.tiles if tiles is None else tiles) for runtime in runtimes]
 
     def _verdict(self, program: Path, runtime: str, tiles: NDArray[np.uint8]) -> Verdict:
         try:
