@@ -22,6 +22,7 @@ from wsi_seg.infer import (
     try_candidate,
 )
 from wsi_seg.infer.location import file_sha256, variant_path
+from wsi_seg.infer.protocol import RuntimeFacts
 
 Tiles = Callable[..., np.ndarray]
 
@@ -110,7 +111,7 @@ def test_a_memory_that_is_broken_or_cannot_be_written_costs_time_only(
 
 def test_one_way_to_run_is_not_measured(tissue_like: Tiles) -> None:
     assert choose_program(ModelSpec("constant:1/3"), tissue_like(1, 64)).trials == ()
-    stated = ModelSpec("identity", runtime="onnxruntime", precision="fp32")
+    stated = ModelSpec("identity", runtime="onnxruntime", precision="fp32", device="cpu")
     assert choose_program(stated, tissue_like(1, 64)).spec == stated
 
 
@@ -133,6 +134,7 @@ def test_a_candidate_that_fails_is_told_not_raised(tissue_like: Tiles) -> None:
 def test_throughput_counts_pixels(tissue_like: Tiles) -> None:
     class Slow:
         fixed_input = (None, None, None)
+        facts = RuntimeFacts("numpy", "1", "CPU", "fp32")
 
         def predict(self, batch: np.ndarray) -> np.ndarray:
             import time

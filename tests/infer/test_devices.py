@@ -164,7 +164,7 @@ def test_pixels_in_the_graph_and_bound_memory_give_the_same_answers(
 def test_programs_of_other_forms_give_the_same_answers_from_pixels(
     kind: str, tmp_path: Path, tissue_like: Callable[..., np.ndarray]
 ) -> None:
-    """An input of uint8 or float16, two outputs, class indices (N, H, W) as integers: as `load_predictor` gives them."""
+    """An input of uint8 or float16, two outputs, class indices (N, H, W) as integers."""
     element = {"uint8": onnx.TensorProto.UINT8, "float16": onnx.TensorProto.FLOAT16}[kind]
     nodes = [
         onnx.helper.make_node("Cast", ["x"], ["wide"], to=onnx.TensorProto.FLOAT),
@@ -178,7 +178,8 @@ def test_programs_of_other_forms_give_the_same_answers_from_pixels(
     ]
     graph = onnx.helper.make_graph(nodes, "g", [image], outputs)
     classes = named_classes(["r", "g", "b"])
-    card = ModelCard("m", 0.5, classes, 32, layout="NHWC", channels="BGR", output="y", output_stride=1)
+    std = (1 / 255,) * 3 if kind == "uint8" else (0.5, 0.5, 0.4)
+    card = ModelCard("m", 0.5, classes, 32, layout="NHWC", channels="BGR", output="y", output_stride=1, std=std)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
     onnx.helper.set_model_props(model, {METADATA_KEY: card.to_json()})
     path = tmp_path / "m.onnx"

@@ -36,14 +36,17 @@ def test_a_silent_fall_back_is_an_error(small_unet: Path, monkeypatch: pytest.Mo
         load_predictor(ModelSpec(str(small_unet), precision="bf16"))
 
 
-@pytest.mark.parametrize("spec", [
-    ModelSpec("he-stain", runtime="onnxruntime", precision="bf16"),
-    ModelSpec("wsi_seg.model.he_stain:HeStain", precision="bf16"),
-], ids=["onnxruntime", "torch"])  # fmt: skip
-def test_runtimes_without_bf16_say_so(spec: ModelSpec) -> None:
-    pytest.importorskip("torch")
+def test_onnx_runtime_has_no_bf16_and_says_so() -> None:
     with pytest.raises(ModelLoadError, match="precision bf16"):
-        load_predictor(spec)
+        load_predictor(ModelSpec("he-stain", runtime="onnxruntime", precision="bf16"))
+
+
+def test_torch_computes_in_the_precision_asked_for(tissue_like: Callable[..., np.ndarray]) -> None:
+    pytest.importorskip("torch")
+    for precision in ("bf16", "fp16"):  # by autocast: no program of its own is needed
+        predictor = load_predictor(ModelSpec("wsi_seg.model.he_stain:HeStain", precision=precision))
+        assert predictor.facts.precision == precision
+        assert np.isfinite(predictor.predict(tissue_like(1, 64))).all()
 
 
 def test_onnx_falls_back_to_onnxruntime_and_the_reason_is_logged(

@@ -104,7 +104,7 @@ def _chain(source: str, target: str, steps: list[Step]) -> list[Any]:
     """Nodes one after another, from the value `source` to the value `target`."""
     names = [source, *(f"{target}_step{index}" for index in range(1, len(steps))), target]
     return [
-        helper.make_node(kind, [names[index], *others], [names[index + 1]], f"{target}_{kind}", **options)
+        helper.make_node(kind, [names[index], *others], [names[index + 1]], f"{target}_{kind}_{index}", **options)
         for index, (kind, others, options) in enumerate(steps)
     ]
 
