@@ -136,7 +136,10 @@ def read_engine(path: Path) -> bytes:
 
 
 def build_timed(content: bytes, card: ModelCard, profile: Profile, timing: bytes | None) -> tuple[bytes, bytes | None]:
-    """As `build_engine`, with the timings of earlier builds; answers the file and the timings as they are now."""
+    """As `build_engine`, with the timings of earlier builds; answers the file and the timings as they are now.
+
+    None for a library that times nothing, or refuses the timings it is given.
+    """
     library = load_library()
     timings = [timing or b""]
     engine = _built(library, from_pixels(content, card), profile, timings)
@@ -170,8 +173,8 @@ def _built(library: Any, program: bytes, profile: Profile, timings: list[bytes] 
             f"{library.__name__} {library.__version__} builds no engine for batches {profile.best}: {logger.reason()}",
             remedy="use --runtime onnxruntime, or a smaller --tile or --batch-size",
         )
-    if timings is not None and cache is not None:
-        timings[0] = bytes(config.get_timing_cache().serialize())
+    if timings is not None:
+        timings[0] = b"" if cache is None else bytes(config.get_timing_cache().serialize())
     return bytes(engine)
 
 
