@@ -176,6 +176,7 @@ def _measured(
     of_model = model_notes(model, predictor, halo)  # reads the file again: before memory is measured
     tile = choose_tiling(predictor.card, halo, tile=options.tile, overlap=options.overlap, window=options.window).tile
     wanted = options.batch or predictor.fixed_input[0] or default_batch(predictor.facts.device, tile)
+    touch_steps(predictor.card, options)  # before memory is measured, too
     batch = fitting_batch(predictor, wanted, tile, workers, lambda size: batch_is_independent(predictor, probes, size))
     program = ProgramFacts(
         sha256=model_sha256(model),
@@ -188,7 +189,6 @@ def _measured(
         augmentation=model.augmentation.text,
         members=member_cards(model),
     )
-    touch_steps(predictor.card, options)
     wishes = _plan_options(options, batch, workers)
     check_stop(stop)
     roi = None if options.roi is None else read_roi(options.roi, slide.bounds)
