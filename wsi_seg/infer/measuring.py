@@ -23,6 +23,7 @@ from wsi_seg.infer.protocol import ModelSpec, Predictor, RuntimeFacts
 
 _SECONDS = 0.4
 _MIN_ROUNDS = 2
+_WINDOWS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,24 +108,28 @@ def concrete(spec: ModelSpec, predictor: Predictor) -> ModelSpec:
 def throughput(predictor: Predictor, tiles: NDArray[np.uint8], streams: int, seconds: float = _SECONDS) -> float:
     """Megapixels per second of tiles (n, T, T, 3) uint8 that lie ready, `streams` threads asking as a run's workers do.
 
-    The first prediction of each thread is not counted. Raises PredictorError.
+    The best of `_WINDOWS` spans of `seconds`: what other programs take meanwhile is not the candidate's fault. The first
+    prediction of each thread is not counted. Raises PredictorError.
     """
     count = predictor.fixed_input[0] or default_batch(predictor.facts.device, tiles.shape[1])
     batches = [np.ascontiguousarray(np.broadcast_to(tile, (count, *tile.shape))) for tile in tiles]
 
-    def work(number: int) -> int:
+    def work(number: int, started: float) -> int:
         rounds = 0
         while rounds < _MIN_ROUNDS or perf_counter() - started < seconds:
             predictor.predict(batches[(number + rounds) % len(batches)])
             rounds += 1
         return rounds
 
+    def rate(pool: ThreadPoolExecutor) -> float:
+        started = perf_counter()
+        rounds = sum(pool.map(work, range(streams), [started] * streams))
+        return rounds / (perf_counter() - started)
+
     with ThreadPoolExecutor(streams) as pool:
         list(pool.map(predictor.predict, batches[:1] * streams))
-        started = perf_counter()
-        rounds = sum(pool.map(work, range(streams)))
-        elapsed = perf_counter() - started
-    return rounds * batches[0][..., 0].size / 1e6 / elapsed
+        best = max(rate(pool) for _ in range(_WINDOWS))
+    return best * batches[0][..., 0].size / 1e6
 
 
 def _native_bf16() -> bool:
