@@ -108,8 +108,8 @@ def concrete(spec: ModelSpec, predictor: Predictor) -> ModelSpec:
 def throughput(predictor: Predictor, tiles: NDArray[np.uint8], streams: int, seconds: float = _SECONDS) -> float:
     """Megapixels per second of tiles (n, T, T, 3) uint8 that lie ready, `streams` threads asking as a run's workers do.
 
-    The best of `_WINDOWS` spans of `seconds`: what other programs take meanwhile is not the candidate's fault. The first
-    prediction of each thread is not counted. Raises PredictorError.
+    The best of `_WINDOWS` spans of `seconds`: what other programs take meanwhile is not the candidate's fault. The
+    first prediction of each thread is not counted. Raises PredictorError.
     """
     count = predictor.fixed_input[0] or default_batch(predictor.facts.device, tiles.shape[1])
     batches = [np.ascontiguousarray(np.broadcast_to(tile, (count, *tile.shape))) for tile in tiles]
