@@ -1,6 +1,6 @@
 """Torch modules on their way out: activation inside, weights in half, as a torch.export archive or for Core ML.
 
-With `original.py` the only place of this room that meets torch.
+The only place of this room that imports torch.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from wsi_seg.card import METADATA_KEY, ModelCard
 from wsi_seg.errors import ModelLoadError
+from wsi_seg.model.tracing import traced_input
 
 _KINDS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -82,11 +83,7 @@ def write_coreml(module: nn.Module, card: ModelCard, precision: str, path: Path)
 
 
 def _exported(module: nn.Module, card: ModelCard, precision: str) -> Any:
-    stride = card.output_stride
-    side = getattr(getattr(module, "network", module), "traced_side", 4)
-    example = torch.zeros(2, 3, side * max(stride, 16), (side + 1) * max(stride, 16))
-    height, width = torch.export.Dim("H", min=1, max=2**20), torch.export.Dim("W", min=1, max=2**20)
-    shapes = {0: torch.export.Dim("N", min=1, max=2**16), 2: stride * height, 3: stride * width}
+    example, shapes = traced_input(module, card)
     kind = _KINDS[precision]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

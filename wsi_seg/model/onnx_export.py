@@ -15,6 +15,7 @@ import onnx
 import torch
 
 from wsi_seg.card import METADATA_KEY, ModelCard
+from wsi_seg.model.tracing import traced_input
 
 OPSET = 18
 
@@ -24,11 +25,7 @@ def export_onnx(module: torch.nn.Module, card: ModelCard, path: Path) -> None:
 
     H and W stay multiples of the card's output stride. Raises whatever torch.onnx raises.
     """
-    stride = card.output_stride
-    side = getattr(getattr(module, "network", module), "traced_side", 4)
-    example = torch.zeros(2, 3, side * max(stride, 16), (side + 1) * max(stride, 16))
-    height, width = torch.export.Dim("H", min=1, max=2**20), torch.export.Dim("W", min=1, max=2**20)
-    shapes = {0: torch.export.Dim("N", min=1, max=2**16), 2: stride * height, 3: stride * width}
+    example, shapes = traced_input(module, card)
     with warnings.catch_warnings(), _quiet("torch.onnx"):
         warnings.simplefilter("ignore")  # the exporter warns of its own deprecations
         program = torch.onnx.export(
