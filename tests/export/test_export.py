@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from benchmarks import networks
-from wsi_seg.card import ModelCard, named_classes
+from wsi_seg.card import METADATA_KEY, ModelCard, named_classes
 from wsi_seg.errors import ModelLoadError, OutputExistsError, ParityError, UsageError
 from wsi_seg.export import FORMATS, ExportRequest, export_model
 from wsi_seg.export.quantisation import Quantiser
@@ -81,6 +81,51 @@ class TestInt8:
         assert predictor.card.derived_from == file_sha256(program)
         assert "calibrated on 6 tiles of tissue.tif" in predictor.card.description
         assert report.out.stat().st_size < program.stat().st_size
+
+    def test_an_original_whose_card_lies_beside_it_keeps_its_int8_until_that_card_changes(
+        self, program: Path, slide: Path
+    ) -> None:
+        bare, card = onnx.load(str(program)), read_card(ModelSpec(str(program)))
+        del bare.metadata_props[:]
+        onnx.save(bare, str(program))
+        beside = program.with_name("card.json")
+        beside.write_text(card.to_json())
+        export_model(asked(program, slide, precision="int8", max_dice_loss=1.0))
+        wanted = ModelSpec(str(program), precision="int8")
+        assert load_predictor(wanted).card.precision == "int8"
+        beside.write_text(card.replaced(description="told in other words").to_json())
+        assert read_card(wanted).precision == "int8"
+        beside.write_text(card.replaced(mean=(0.1, 0.2, 0.3)).to_json())
+        with pytest.raises(ModelLoadError, match=r"another mean than unet\.int8\.onnx"):
+            read_card(wanted)
+
+    def test_weights_in_another_file_are_part_of_the_original(self, program: Path, slide: Path) -> None:
+        onnx.save(
+            onnx.load(str(program)), str(program), save_as_external_data=True, location="unet.bin", size_threshold=0
+        )
+        export_model(asked(program, slide, precision="int8", max_dice_loss=1.0))
+        wanted = ModelSpec(str(program), precision="int8")
+        assert read_card(wanted).precision == "int8"
+        weights = program.with_name("unet.bin")
+        weights.write_bytes(weights.read_bytes()[:-4] + np.float32(0.5).tobytes())
+        with pytest.raises(ModelLoadError, match=r"was not made from unet\.onnx as it is now"):
+            read_card(wanted)
+
+    def test_programs_of_raw_pixels_and_of_fixed_batches_are_calibrated(self, program: Path, slide: Path) -> None:
+        model, stored = onnx.load(str(program)), read_card(ModelSpec(str(program)))
+        image = model.graph.input[0]
+        taker = next(node for node in model.graph.node if image.name in node.input)
+        taker.input[list(taker.input).index(image.name)] = "converted"
+        model.graph.node.insert(0, helper.make_node("Cast", [image.name], ["converted"], to=onnx.TensorProto.FLOAT))
+        image.type.tensor_type.elem_type = onnx.TensorProto.UINT8
+        for port in (image, model.graph.output[0]):
+            port.type.tensor_type.shape.dim[0].dim_value = 2
+        card = json.loads(stored.replaced(halo=None).to_json())
+        helper.set_model_props(model, {METADATA_KEY: json.dumps({**card, "mean": [0] * 3, "std": [1 / 255] * 3})})
+        onnx.save(model, str(program))
+        report = export_model(asked(program, slide, precision="int8", max_dice_loss=1.0))
+        assert load_predictor(ModelSpec(str(program), precision="int8")).fixed_input[0] == 2
+        assert all(verdict.agreement is not None for verdict in report.verdicts)
 
     def test_biases_stay_float_and_weights_are_per_channel(self, program: Path, slide: Path) -> None:
         report = export_model(asked(program, slide, precision="int8", max_dice_loss=1.0))
@@ -266,6 +311,12 @@ class TestTransposed:
     )
     def test_what_it_cannot_be_stays(self, content: bytes) -> None:
         assert transposed(content)[1:] == (0, 1)
+
+    def test_whole_numbers_are_no_convolution(self) -> None:
+        model = onnx.ModelProto.FromString(_resize("nearest", "asymmetric", "floor"))
+        for port in (*model.graph.input, *model.graph.output):
+            port.type.tensor_type.elem_type = onnx.TensorProto.INT64
+        assert transposed(model.SerializeToString())[1:] == (0, 1)
 
     def test_an_export_has_none_left(self, program: Path, slide: Path) -> None:
         report = export_model(asked(program, slide, upsample="transposed", out=program.with_name("t.onnx")))

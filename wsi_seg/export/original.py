@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,8 +16,8 @@ from typing import Any
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import CardError, ModelLoadError, UsageError
 from wsi_seg.export.request import FORMATS, ExportRequest
-from wsi_seg.infer import CardOverrides, ModelSpec, builtin_models, read_card
-from wsi_seg.infer.location import Location, locate
+from wsi_seg.infer import CardOverrides, ModelSpec, builtin_models, model_sha256, read_card
+from wsi_seg.infer.location import Location, file_sha256, locate
 
 _PLAIN = {"activation": "probabilities", "weights_sha256": ""}
 """What changes in the card when the activation moves into the program, and the hash that no file can hold of itself."""
@@ -35,13 +34,10 @@ class Original:
     """Of the program as the user has it: what everything is compared with."""
     out: Path
     """File that the export goes to unless another is named."""
+    sha256: str
+    """SHA-256 (hex) of the files that the user has, not of a copy with the card inside."""
     module: Any = None
     """The torch module that makes probabilities of normalised (N, 3, H, W) float32; None for ONNX files."""
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 (hex) of the program."""
-        return sha256(self.program.read_bytes()).hexdigest()
 
 
 @contextmanager
@@ -81,9 +77,9 @@ def _from_program(location: Location, spec: ModelSpec, made: Path, request: Expo
     stored = read_card(ModelSpec(str(location.path))) if _has_card(location) else None
     card = read_card(spec).replaced(weights_sha256="")
     if stored is not None and stored.replaced(weights_sha256="") == card:
-        return Original(location.path, card, spec, out, module)
+        return Original(location.path, card, spec, out, model_sha256(spec), module)
     made.write_bytes(embed_card(location.path, card))
-    return Original(made, card, spec, out, module)
+    return Original(made, card, spec, out, model_sha256(spec), module)
 
 
 def _has_card(location: Location) -> bool:
@@ -126,4 +122,5 @@ def _from_factory(location: Location, spec: ModelSpec, made: Path, request: Expo
     module = with_activation(open_module(location, spec)[0], card.activation)
     card = card.replaced(**_PLAIN)
     export_onnx(module, card, made)
-    return Original(made, card, spec, _out(Path(), spec.model.rpartition(":")[2], request), module)
+    out = _out(Path(), spec.model.rpartition(":")[2], request)
+    return Original(made, card, spec, out, file_sha256(made), module)

@@ -26,7 +26,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from wsi_seg.card import METADATA_KEY, ModelCard
 from wsi_seg.errors import ModelLoadError
-from wsi_seg.infer.pixels import PixelConversion
+from wsi_seg.infer.pixels import pixel_feed
 
 _METHODS = {
     "minmax": CalibrationMethod.MinMax,
@@ -85,10 +85,12 @@ class Quantiser:
         return content
 
     def _inputs(self, tiles: NDArray[np.uint8]) -> Iterator[dict[str, NDArray[np.float32]]]:
-        convert = PixelConversion(self._card)
         weights = {tensor.name for tensor in self._model.graph.initializer}
-        name = next(port.name for port in self._model.graph.input if port.name not in weights)
-        return ({name: convert(tile[None])} for tile in tiles)
+        port = next(port for port in self._model.graph.input if port.name not in weights)
+        raw = port.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+        convert = pixel_feed(self._card, "tensor(uint8)" if raw else "tensor(float)")
+        count = max(1, port.type.tensor_type.shape.dim[0].dim_value)  # a fixed batch is the same tile again and again
+        return ({port.name: convert(np.repeat(tile[None], count, axis=0))} for tile in tiles)
 
 
 class _Reader:

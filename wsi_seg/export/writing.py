@@ -68,12 +68,12 @@ def _with_card(model: Any, card: ModelCard) -> bytes:
 
 
 def _channels(model: Any) -> dict[str, int]:
-    """Channels of every value of four axes, where they are known."""
+    """Channels of every float32 value of four axes, where they are known."""
     graph = shape_inference.infer_shapes(model).graph
     found = {}
     for value in (*graph.value_info, *graph.input, *graph.output):
         dims = value.type.tensor_type.shape.dim
-        if len(dims) == 4 and dims[1].dim_value:
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT and len(dims) == 4 and dims[1].dim_value:
             found[value.name] = dims[1].dim_value
     return found
 

@@ -177,8 +177,17 @@ def fixed_input(signature: Signature, layout: str) -> tuple[int | None, int | No
     return (shape[0], shape[2], shape[3]) if layout == "NCHW" else (shape[0], shape[1], shape[2])
 
 
+def has_card_file(beside: Path) -> bool:
+    """Whether a card lies beside a program, as a file of its own."""
+    return any(path.is_file() for path in _card_files(beside))
+
+
+def _card_files(beside: Path) -> tuple[Path, Path]:
+    return beside.with_name(beside.name + ".card.json"), beside.with_name("card.json")
+
+
 def _card_file(beside: Path) -> tuple[str | None, str]:
-    for path in (beside.with_name(beside.name + ".card.json"), beside.with_name("card.json")):
+    for path in _card_files(beside):
         if path.is_file():
             try:
                 return path.read_text(encoding="utf-8"), str(path)

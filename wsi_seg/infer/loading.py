@@ -6,15 +6,16 @@ Owns that order and the fall-back from OpenVINO to ONNX Runtime. Imports a runti
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import CardError, ModelLoadError
-from wsi_seg.infer.card_source import FoundCard, check_signature, find_card, fixed_input
+from wsi_seg.infer.card_source import FoundCard, check_signature, find_card, fixed_input, has_card_file
 from wsi_seg.infer.composing import composed, composed_card
 from wsi_seg.infer.constant import constant_parts, is_constant
-from wsi_seg.infer.location import STORED, Location, file_sha256, locate, weights_sha256
+from wsi_seg.infer.location import STORED, Location, locate, original_sha256, weights_sha256
 from wsi_seg.infer.output_forms import NoneOfThem, Votes
 from wsi_seg.infer.places import places
 from wsi_seg.infer.predictor import ProgramPredictor, probe
@@ -22,6 +23,9 @@ from wsi_seg.infer.probing import accepted_stride, measure_output_stride
 from wsi_seg.infer.protocol import ModelSpec, Predictor, Program, Signature
 
 _LOG = logging.getLogger(__name__)
+
+_DECIDING = ("mpp", "classes", "mean", "std", "channels", "layout", "activation", "threshold", "background", "output")
+"""Fields of a card that change a result."""
 
 
 def load_predictor(spec: ModelSpec) -> Predictor:
@@ -141,12 +145,32 @@ def _check_variant(location: Location, card: ModelCard, spec: ModelSpec) -> None
             rule=f"its program is stored in {card.precision}",
             remedy="name the original program, or leave --precision auto",
         )
-    if location.original is not None and card.derived_from != file_sha256(location.original):
+    if location.original is not None and card.derived_from != original_sha256(location):
         raise ModelLoadError(
             f"{location.path.name} was not made from {location.original.name} as it is now",
             rule="a program of lower precision belongs to one original",
             remedy=f"wsi-seg export {location.name} --precision {spec.precision} makes it again",
         )
+    if changed := _changed_since(location, card, spec):
+        raise ModelLoadError(
+            f"the card beside {location.name} has another {', '.join(changed)} than {location.path.name}",
+            rule="a program of lower precision keeps the card that its original had when it was made",
+            remedy=f"wsi-seg export {location.name} --precision {spec.precision} makes it again",
+        )
+
+
+def _changed_since(location: Location, card: ModelCard, spec: ModelSpec) -> list[str]:
+    """Fields of the card beside the original that are others than in the program made from it, and change a result.
+
+    A card inside the original needs no look: with it, the hash of the file changes.
+    """
+    if location.original is None or not has_card_file(location.original):
+        return []
+    signature = _signature(replace(location, path=location.original), spec)[1]
+    if signature.card_json is not None:
+        return []
+    now = find_card(location.name, signature, location.original, spec.card).card
+    return [field for field in _DECIDING if getattr(now, field) != getattr(card, field)]
 
 
 def _open(runtime: str, location: Location, module: Any, settings: tuple[ModelCard, ModelSpec]) -> Program:

@@ -113,8 +113,13 @@ def model_sha256(spec: ModelSpec) -> str:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
     if is_constant(spec.model):
         return hashlib.sha256(spec.model.encode()).hexdigest()
-    hashes = [file_sha256(path) for path in _files(spec)]
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+    return _joined(_files(spec))
+
+
+def original_sha256(location: Location) -> str:
+    """As `model_sha256`, of the original that lies beside a program of lower precision. Raises ModelLoadError."""
+    assert location.original is not None
+    return _joined(_parts(location.kind, location.original))
 
 
 def weights_sha256(spec: ModelSpec) -> str:
@@ -124,15 +129,26 @@ def weights_sha256(spec: ModelSpec) -> str:
 
 def _files(spec: ModelSpec) -> Iterable[Path]:
     location = locate(spec)
-    yield location.path
-    if location.kind == "onnx":
-        from wsi_seg.infer.onnx_file import external_files
-
-        yield from external_files(location.path)
-    if location.kind == "openvino-ir" and (weights := location.path.with_suffix(".bin")).is_file():
-        yield weights
+    yield from _parts(location.kind, location.path)
     if spec.weights is not None:
         yield Path(spec.weights)
+
+
+def _parts(kind: str, path: Path) -> Iterable[Path]:
+    """The files of one program: itself, and weights that lie beside it."""
+    yield path
+    if kind == "onnx":
+        from wsi_seg.infer.onnx_file import external_files
+
+        yield from external_files(path)
+    if kind == "openvino-ir" and (weights := path.with_suffix(".bin")).is_file():
+        yield weights
+
+
+def _joined(paths: Iterable[Path]) -> str:
+    """One hash for several files; that of a single file is its own."""
+    hashes = [file_sha256(path) for path in paths]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
