@@ -279,6 +279,37 @@ def _run(content: bytes, x: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(y)
 
 
+class TestOriginals:
+    """What an export is made from is never written over."""
+
+    def test_weights_beside_the_program_are_no_place_for_those_of_an_openvino_export(
+        self, program: Path, slide: Path
+    ) -> None:
+        model = onnx.load(str(program))
+        onnx.save(model, str(program), save_as_external_data=True, location="unet.bin", size_threshold=0)
+        weights = program.with_name("unet.bin")
+        before = file_sha256(weights)
+        for overwrite in (False, True):
+            with pytest.raises(OutputExistsError, match="belongs to the original"):
+                export_model(asked(program, slide, to="openvino", overwrite=overwrite))
+        assert file_sha256(weights) == before
+        assert not program.with_suffix(".xml").exists()
+
+    def test_nor_the_program_itself_even_where_replacing_is_allowed(self, program: Path, slide: Path) -> None:
+        before = file_sha256(program)
+        for options in ({}, {"precision": "int8", "out": program}):
+            with pytest.raises(OutputExistsError, match="belongs to the original"):
+                export_model(asked(program, slide, overwrite=True, **options))
+        assert file_sha256(program) == before
+
+    def test_a_strangers_bin_is_not_replaced_unasked(self, program: Path, slide: Path) -> None:
+        other = program.with_suffix(".bin")
+        other.write_bytes(b"of something else")
+        with pytest.raises(OutputExistsError, match=r"unet\.bin exists"):
+            export_model(asked(program, slide, to="openvino"))
+        assert other.read_bytes() == b"of something else"
+
+
 class TestTransposed:
     @pytest.mark.parametrize(
         ("mode", "frame", "nearest"),

@@ -20,6 +20,7 @@ from wsi_seg.export.request import FORMATS, ExportRequest
 from wsi_seg.export.sensitivity import MAX_FLOAT_SHARE, Kept, find_kept_layers
 from wsi_seg.export.tissue_tiles import TileSets, draw_tiles
 from wsi_seg.infer import load_predictor
+from wsi_seg.infer.location import model_files
 from wsi_seg.output.durable import mapped_errors, sync_folder
 
 Tell = Callable[[str], None]
@@ -36,7 +37,7 @@ def export_model(request: ExportRequest, tell: Tell = lambda _: None) -> ExportR
     """
     with open_original(request) as original, TemporaryDirectory(prefix="wsi-seg-export-") as folder:
         out = request.out or original.out
-        _check_out(out, request)
+        _check_out(out, request, original)
         card = _card(original, request)
         tell("drawing tiles of tissue")
         tiles = _tiles(request, card)
@@ -189,20 +190,30 @@ def _tiles(request: ExportRequest, card: ModelCard) -> TileSets:
     return sets if not request.judged_on else replace(sets, judging=drawn(request.judged_on).judging)
 
 
-def _check_out(out: Path, request: ExportRequest) -> None:
+def _check_out(out: Path, request: ExportRequest, original: Original) -> None:
     if out.suffix != FORMATS[request.to]:
         raise UsageError(f"--out {out} --to {request.to}", rule=f"its name ends in {FORMATS[request.to]}")
     if not out.absolute().parent.is_dir():
         raise UsageError(f"--out {out}: its folder does not exist", remedy="make the folder first")
-    if out.exists() and not request.overwrite:
-        raise OutputExistsError(f"{out} exists", rule="programs are never replaced unasked", remedy="--overwrite")
+    files = [path for path in (out, *_beside(out)) if path.exists()]
+    own = [path for path in model_files(original.spec) if any(path.samefile(file) for file in files)]
+    if own:
+        raise OutputExistsError(
+            f"{own[0]} belongs to the original",
+            rule="an export never replaces what it is made from", remedy="another name with --out",
+        )  # fmt: skip
+    if files and not request.overwrite:
+        raise OutputExistsError(f"{files[0]} exists", rule="programs are never replaced unasked", remedy="--overwrite")
+
+
+def _beside(program: Path) -> tuple[Path, ...]:
+    """Files that a format has besides the one that is named."""
+    return (program.with_suffix(".bin"),) if program.suffix == ".xml" else ()
 
 
 def _publish(program: Path, out: Path) -> int:
     """Give the program its name, with what belongs to it; answer its bytes."""
-    parts = [(program, out)]
-    if program.suffix == ".xml":
-        parts.insert(0, (program.with_suffix(".bin"), out.with_suffix(".bin")))
+    parts = [*zip(_beside(program), _beside(out), strict=True), (program, out)]
     n_bytes = 0
     with mapped_errors(out, 0):
         for source, target in parts:

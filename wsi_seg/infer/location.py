@@ -113,7 +113,7 @@ def model_sha256(spec: ModelSpec) -> str:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
     if is_constant(spec.model):
         return hashlib.sha256(spec.model.encode()).hexdigest()
-    return _joined(_files(spec))
+    return _joined(model_files(spec))
 
 
 def original_sha256(location: Location) -> str:
@@ -127,7 +127,11 @@ def weights_sha256(spec: ModelSpec) -> str:
     return file_sha256(Path(spec.weights) if spec.weights else locate(spec).path)
 
 
-def _files(spec: ModelSpec) -> Iterable[Path]:
+def model_files(spec: ModelSpec) -> Iterable[Path]:
+    """The files that decide the predictions of a single model: program, external weights, safetensors.
+
+    Raises ModelLoadError.
+    """
     location = locate(spec)
     yield from _parts(location.kind, location.path)
     if spec.weights is not None:
