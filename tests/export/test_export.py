@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from benchmarks import networks
 from wsi_seg.card import METADATA_KEY, ModelCard, named_classes
 from wsi_seg.errors import ModelLoadError, OutputExistsError, ParityError, UsageError
-from wsi_seg.export import FORMATS, ExportRequest, export_model
+from wsi_seg.export import FORMATS, ExportRequest, export_model, exporting
 from wsi_seg.export.quantisation import Quantiser
 from wsi_seg.export.tissue_tiles import draw_tiles
 from wsi_seg.export.writing import transposed
@@ -301,6 +301,27 @@ class TestOriginals:
             with pytest.raises(OutputExistsError, match="belongs to the original"):
                 export_model(asked(program, slide, overwrite=True, **options))
         assert file_sha256(program) == before
+
+    def test_a_copy_that_fails_leaves_the_old_program_and_nothing_else(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made, out = tmp_path / "made.mlpackage", tmp_path / "out.mlpackage"
+        for folder, text in ((made, "new"), (out, "old"), (tmp_path / ".out.mlpackage.partial", "of a killed export")):
+            folder.mkdir()
+            (folder / "weights").write_text(text)
+
+        def stopped(_source: Path, target: Path) -> None:
+            target.mkdir()
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(exporting.shutil, "copytree", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                exporting._publish(made, out)
+        assert {path.name for path in tmp_path.iterdir()} == {"made.mlpackage", "out.mlpackage"}
+        assert (out / "weights").read_text() == "old"
+        assert exporting._publish(made, out) == 3
+        assert (out / "weights").read_text() == "new"
 
     def test_a_strangers_bin_is_not_replaced_unasked(self, program: Path, slide: Path) -> None:
         other = program.with_suffix(".bin")

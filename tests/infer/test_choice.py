@@ -11,6 +11,7 @@ import pytest
 from wsi_seg.errors import ModelError, ModelLoadError
 from wsi_seg.infer import (
     Agreement,
+    CardOverrides,
     ModelSpec,
     Trial,
     candidates,
@@ -94,6 +95,16 @@ def test_auto_is_made_concrete_measured_and_remembered(
     assert again.remembered
     assert again.spec == first.spec
     assert again.notes() == ()
+
+
+def test_a_choice_is_remembered_for_the_card_it_was_measured_with(
+    small_unet: Path, tissue_like: Tiles, own_cache: Path
+) -> None:
+    spec, tiles = ModelSpec(str(small_unet)), tissue_like(1, 64)
+    choose_program(spec, tiles)
+    darker = spec.replaced(card=CardOverrides(mean=(0.1, 0.1, 0.1)))
+    assert not choose_program(darker, tiles).remembered
+    assert choose_program(spec, tiles).remembered
 
 
 def test_a_memory_that_is_broken_or_cannot_be_written_costs_time_only(

@@ -223,12 +223,23 @@ def _publish(program: Path, out: Path) -> int:
 
 
 def _moved(source: Path, target: Path) -> int:
+    """Copy beside the target, then rename; whatever stops it, nothing half-done is left. Answers the bytes."""
     beside = target.with_name(f".{target.name}.partial")
-    if source.is_dir():
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(source, beside)
+    _removed(beside)
+    try:
+        if source.is_dir():
+            shutil.copytree(source, beside)
+            _removed(target)
+        else:
+            shutil.copyfile(source, beside)
         beside.replace(target)
-        return sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
-    shutil.copyfile(source, beside)
-    beside.replace(target)
-    return target.stat().st_size
+    finally:
+        _removed(beside)
+    return sum(file.stat().st_size for file in (target, *target.rglob("*")) if file.is_file())
+
+
+def _removed(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from wsi_seg.infer.constant import is_constant
 from wsi_seg.infer.cuda_driver import gpu_names
-from wsi_seg.infer.loading import load_predictor
+from wsi_seg.infer.loading import load_predictor, member_cards, read_card
 from wsi_seg.infer.location import model_sha256, variants
 from wsi_seg.infer.measuring import Trial, candidates, concrete, try_candidate
 from wsi_seg.infer.protocol import ModelSpec
@@ -118,10 +118,11 @@ def _loaded(spec: ModelSpec) -> ModelSpec:
 
 
 def _key(spec: ModelSpec, side: int) -> str:
-    """Everything that the speeds depend on: machine, versions, weights, shape of the work."""
+    """Everything that speeds and labels depend on: machine, versions, weights, cards, shape of the work."""
     programs = [model_sha256(spec), *(model_sha256(spec.replaced(precision=name)) for name in variants(spec))]
     asked = [spec.runtime, spec.precision, spec.device, spec.threads, spec.streams, side, spec.augmentation.text]
-    text = json.dumps([programs, asked, _machine(), [(name, _version(name)) for name in _PACKAGES]])
+    cards = [card.to_json() for card in (read_card(spec), *member_cards(spec))]
+    text = json.dumps([programs, cards, asked, _machine(), [(name, _version(name)) for name in _PACKAGES]])
     return sha256(text.encode()).hexdigest()
 
 
