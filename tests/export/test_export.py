@@ -279,6 +279,26 @@ def _run(content: bytes, x: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(y)
 
 
+class TestUnjudged:
+    """A program that no runtime here runs has not passed."""
+
+    def test_fp16_that_nothing_loads_is_not_written(
+        self, program: Path, slide: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("wsi_seg.infer.half.to_half", lambda _: b"no program")
+        with pytest.raises(ParityError, match=r"openvino does not run it .* onnxruntime does not run it"):
+            export_model(asked(program, slide, precision="fp16"))
+        assert not program.with_name("unet.fp16.onnx").exists()
+
+    def test_int8_that_nothing_loads_is_not_written(
+        self, program: Path, slide: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Quantiser, "quantised", lambda *_: b"no program")
+        with pytest.raises(ParityError, match="onnxruntime does not run it"):
+            export_model(asked(program, slide, precision="int8", n_tiles=1))
+        assert not program.with_name("unet.int8.onnx").exists()
+
+
 class TestOriginals:
     """What an export is made from is never written over."""
 

@@ -129,7 +129,8 @@ class _Export:
             return not self._judge.failures(judged(program))
 
         def error(program: bytes) -> float:
-            return max(verdict.agreement.mean_abs for verdict in judged(program) if verdict.agreement is not None)
+            found = [verdict.agreement.mean_abs for verdict in judged(program) if verdict.agreement is not None]
+            return max(found, default=float("inf"))
 
         tell("looking for layers that must stay in float")
         kept = find_kept_layers(quantiser, passes, error)

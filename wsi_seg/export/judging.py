@@ -1,6 +1,7 @@
 """The exported program against the original on real tiles, on every runtime of this machine that takes it.
 
-Owns the gate. A runtime that is not here is told as not judged, never taken as passed in silence.
+Owns the gate. A runtime that is not here is told as not judged, never taken as passed in silence; what none of those
+that take the format runs has not passed.
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ class Judge:
     def failures(self, verdicts: list[Verdict]) -> list[str]:
         """Which limits are broken, in words; empty when the program passes."""
         found = []
+        if RUNTIMES[self._request.to] and all(verdict.agreement is None for verdict in verdicts):
+            found += [f"{verdict.runtime} does not run it ({verdict.problem})" for verdict in verdicts]
         for verdict in verdicts:
             result = verdict.agreement
             if result is None:
