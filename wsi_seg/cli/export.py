@@ -58,6 +58,7 @@ def export(
     A program that does not agree is not written. int8 is calibrated on the slides given; layers that it harms stay
     in float. Programs beside the model are found by `wsi-seg run --precision int8`.
     """
+    from wsi_seg.engine.signals import unwinding_on_sigterm
     from wsi_seg.export import ExportRequest, export_model
 
     request = ExportRequest(
@@ -67,5 +68,6 @@ def export(
         slide_mpp=mpp, n_tiles=tiles, method=method, symmetric=symmetric, upsample=upsample,
         min_agreement=min_agreement, max_dice_loss=max_dice_loss, seed=seed, overwrite=overwrite,
     )  # fmt: skip
-    report = export_model(request, tell=lambda text: print(f"{text} …", file=sys.stderr))
+    with unwinding_on_sigterm():
+        report = export_model(request, tell=lambda text: print(f"{text} …", file=sys.stderr))
     print(report.to_json() if as_json else report.describe())

@@ -46,3 +46,23 @@ def stop_on_signals() -> Iterator[StopFlag]:
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
+
+
+@contextmanager
+def unwinding_on_sigterm() -> Iterator[None]:
+    """SIGTERM leaves as Ctrl-C does, by an exception, so that temporary files are removed; SystemExit(143).
+
+    For what has no state to resume from. Outside the main thread nothing changes.
+    """
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
