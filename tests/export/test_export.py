@@ -61,6 +61,16 @@ class TestTiles:
         assert darkness.max() < 235
         assert darkness.std() > 1
 
+    def test_every_slide_has_its_share_where_the_number_does_not_divide(self, slide: Path, tmp_path: Path) -> None:
+        others = [tmp_path / f"{seed}.tif" for seed in (1, 2)]
+        for seed, path in enumerate(others, 1):
+            write_synthetic(path, (1024, 1024), tissue_fraction=0.8, seed=seed)
+        card, slides = ModelCard("m", 0.5, named_classes(["a", "b"]), SIDE), [slide, *others]
+        drawn = draw_tiles(slides, card, 4, 0, None).calibration
+        alone = [draw_tiles([path], card, 64, 0, None) for path in slides]
+        origin = [{tile.tobytes() for tile in (*sets.calibration, *sets.judging)} for sets in alone]
+        assert [sum(tile.tobytes() in tiles for tile in drawn) for tiles in origin] == [2, 1, 1]
+
     def test_glass_alone_is_refused(self, tmp_path: Path) -> None:
         import tifffile
 

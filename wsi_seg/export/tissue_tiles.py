@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,19 +46,24 @@ def draw_tiles(slides: Sequence[Path], card: ModelCard, n: int, seed: int, slide
     brightness and cut into as many strata as tiles are wanted; one is drawn of each, and they go to the two purposes
     in turn. Raises SlideError, PlanError, UsageError where there is no tissue.
     """
-    calibration: list[Tiles] = []
-    judging: list[Tiles] = []
+    calibration: list[list[Tiles]] = []
+    judging: list[list[Tiles]] = []
     share = -(-n // len(slides))
     for number, path in enumerate(slides):
         tiles = _of_slide(path, card, 2 * share, np.random.default_rng([seed, number]), slide_mpp)
-        calibration += tiles[::2]
-        judging += tiles[1::2] or tiles
-    if not calibration:
+        calibration.append(tiles[::2])
+        judging.append(tiles[1::2] or tiles)
+    if not any(calibration):
         raise UsageError(
             f"no tissue in {', '.join(path.name for path in slides)}",
             rule=f"a tile counts from {MIN_TISSUE:.0%} tissue", remedy="give slides with stained tissue",
         )  # fmt: skip
-    return TileSets(np.stack(calibration[:n]), np.stack(judging[:n]))
+    return TileSets(np.stack(_in_turn(calibration)[:n]), np.stack(_in_turn(judging)[:n]))
+
+
+def _in_turn(of_slides: Sequence[Sequence[Tiles]]) -> list[Tiles]:
+    """One tile of each slide, then the next of each: where they are cut short, every slide has its share."""
+    return [tile for tiles in zip_longest(*of_slides) for tile in tiles if tile is not None]
 
 
 def _of_slide(path: Path, card: ModelCard, n: int, random: np.random.Generator, slide_mpp: float | None) -> list[Tiles]:
