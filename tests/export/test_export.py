@@ -71,6 +71,20 @@ class TestTiles:
         origin = [{tile.tobytes() for tile in (*sets.calibration, *sets.judging)} for sets in alone]
         assert [sum(tile.tobytes() in tiles for tile in drawn) for tiles in origin] == [2, 1, 1]
 
+    def test_a_single_tile_serves_both_and_that_is_told(self, program: Path, tmp_path: Path) -> None:
+        import tifffile
+
+        path = tmp_path / "speck.tif"
+        pixels = np.full((512, 512, 3), 245, np.uint8)
+        pixels[140:230, 140:230] = np.random.default_rng(0).integers(100, 200, (90, 90, 3))
+        tifffile.imwrite(path, pixels, tile=(256, 256), photometric="rgb")
+        card = ModelCard("m", 0.5, named_classes(["a", "b"]), SIDE)
+        sets = draw_tiles([path], card, 4, 0, 0.5)
+        assert not sets.apart
+        assert np.array_equal(sets.calibration, sets.judging)
+        report = export_model(asked(program, path, slide_mpp=0.5, precision="int8", max_dice_loss=1.0))
+        assert "give --judge" in report.notes[-1]
+
     def test_glass_alone_is_refused(self, tmp_path: Path) -> None:
         import tifffile
 

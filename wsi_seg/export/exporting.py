@@ -47,6 +47,8 @@ def export_model(request: ExportRequest, tell: Tell = lambda _: None) -> ExportR
             made = _Export(original, request, card, tiles, judge)
             program = Path(folder) / f"program{FORMATS[request.to]}"
             kept, notes = made.write(program, tell)
+            if request.precision == "int8" and not tiles.apart:
+                notes = (*notes, "judged on the tile that calibrated it: the slides have no other; give --judge")
             tell("comparing with the original")
             verdicts = judge.verdicts(program, request.to)
             if made.source is not None:
@@ -188,7 +190,7 @@ def _tiles(request: ExportRequest, card: ModelCard) -> TileSets:
 
         return draw_tiles((fetch_sample(),), card, request.n_tiles, request.seed, None)
     sets = drawn(request.slides or request.judged_on)
-    return sets if not request.judged_on else replace(sets, judging=drawn(request.judged_on).judging)
+    return sets if not request.judged_on else replace(sets, judging=drawn(request.judged_on).judging, apart=True)
 
 
 def _check_out(out: Path, request: ExportRequest, original: Original) -> None:

@@ -37,6 +37,8 @@ class TileSets:
 
     calibration: Tiles
     judging: Tiles
+    apart: bool = True
+    """False where there was one tile of tissue only, which serves both."""
 
 
 def draw_tiles(slides: Sequence[Path], card: ModelCard, n: int, seed: int, slide_mpp: float | None) -> TileSets:
@@ -52,13 +54,15 @@ def draw_tiles(slides: Sequence[Path], card: ModelCard, n: int, seed: int, slide
     for number, path in enumerate(slides):
         tiles = _of_slide(path, card, 2 * share, np.random.default_rng([seed, number]), slide_mpp)
         calibration.append(tiles[::2])
-        judging.append(tiles[1::2] or tiles)
+        judging.append(tiles[1::2])
     if not any(calibration):
         raise UsageError(
             f"no tissue in {', '.join(path.name for path in slides)}",
             rule=f"a tile counts from {MIN_TISSUE:.0%} tissue", remedy="give slides with stained tissue",
         )  # fmt: skip
-    return TileSets(np.stack(_in_turn(calibration)[:n]), np.stack(_in_turn(judging)[:n]))
+    apart = any(judging)
+    chosen = [np.stack(_in_turn(tiles)[:n]) for tiles in (calibration, judging if apart else calibration)]
+    return TileSets(*chosen, apart=apart)
 
 
 def _in_turn(of_slides: Sequence[Sequence[Tiles]]) -> list[Tiles]:
