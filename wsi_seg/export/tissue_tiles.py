@@ -61,8 +61,8 @@ def draw_tiles(slides: Sequence[Path], card: ModelCard, n: int, seed: int, slide
             rule=f"a tile counts from {MIN_TISSUE:.0%} tissue", remedy="give slides with stained tissue",
         )  # fmt: skip
     apart = any(judging)
-    chosen = [np.stack(_in_turn(tiles)[:n]) for tiles in (calibration, judging if apart else calibration)]
-    return TileSets(*chosen, apart=apart)
+    calibrate, judge = (np.stack(_in_turn(tiles)[:n]) for tiles in (calibration, judging if apart else calibration))
+    return TileSets(calibrate, judge, apart)
 
 
 def _in_turn(of_slides: Sequence[Sequence[Tiles]]) -> list[Tiles]:
