@@ -34,6 +34,7 @@ CONFINED = {
     "torch": {
         "wsi_seg/infer/torch_predictor.py",
         "wsi_seg/infer/torch_device.py",
+        "wsi_seg/infer/device_blend.py",
         "wsi_seg/infer/tensorrt_predictor.py",
         "wsi_seg/infer/torch_archive.py",
         "wsi_seg/model/",

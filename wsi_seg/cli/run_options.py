@@ -134,6 +134,9 @@ def run_options(
     cuda_graphs: Annotated[
         bool, typer.Option("--cuda-graphs", help="torch on a GPU: record the network once and replay it.")
     ] = False,
+    blend: Annotated[
+        str, typer.Option(help="Where tiles are blended: auto, host, device (torch; same labels).")
+    ] = "auto",
     model_mpp: Annotated[float | None, typer.Option(help="um per px the model was trained at.")] = None,
     classes: Annotated[str | None, typer.Option(help="Class names in index order: a,b=#ff0000,…")] = None,
     mean: Annotated[
@@ -212,6 +215,7 @@ def run_options(
         device=device,
         trust_engine=trust_engine,
         cuda_graphs=cuda_graphs,
+        blend=blend,
         slide_mpp=mpp,
         reader=reader,
         tile=tile,

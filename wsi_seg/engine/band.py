@@ -1,6 +1,7 @@
 """Where the tiles of a block become labels: summed in a rolling canvas, or laid side by side where they do not blend.
 
-Owns the uint32 sums (DESIGN D4) and which rows are complete. Knows no slide, no model and no file.
+Owns which rows are complete (DESIGN D4); the sums may lie on the host or on a device. Knows no slide, no model and no
+file.
 """
 
 from __future__ import annotations
@@ -10,12 +11,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from wsi_kernels import accumulate, accumulate_probabilities, label_argmax, label_threshold, probabilities_uint8
 
+from wsi_seg.engine.sums import Blend, HostBlend, Sums, Weights
 from wsi_seg.geometry import Box
 
-Weights = tuple[NDArray[np.uint32], NDArray[np.uint32]]
-"""Weights 0 … 256 along y and along x."""
+_HOST = HostBlend()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,24 +35,21 @@ class Surface:
     blended: NDArray[np.uint16] | None = None
     """(C, h, w) of the box, where post-processing wants probabilities: 0 … 65535, rounded down."""
 
-    def paint(self, sums: NDArray[np.uint32], area: Box) -> None:
+    def paint(self, sums: Sums, area: Box) -> None:
         """Label the canvas px of `area`, inside the block, from their complete sums (C, h, w)."""
         y, x = area.slices((self.box.y0, self.box.x0))
-        if len(sums) == 1:
-            label_threshold(sums, self.threshold, self.labels[y, x])
-        else:
-            label_argmax(sums, self.labels[y, x])
+        sums.label(self.threshold, self.labels[y, x])
         if self.blended is not None:
-            np.right_shift(sums, 16, out=self.blended[:, y, x], casting="unsafe")
+            sums.blended_uint16(self.blended[:, y, x])
         if self.probabilities is not None:
             self._store(sums, area, self.probabilities)
 
-    def _store(self, sums: NDArray[np.uint32], area: Box, probabilities: NDArray[np.uint8]) -> None:
+    def _store(self, sums: Sums, area: Box, probabilities: NDArray[np.uint8]) -> None:
         stored = self.stored or self.box
         part = area.intersect(stored)
         if not part.is_empty:
             (y, x), (to_y, to_x) = part.slices((area.y0, area.x0)), part.slices((stored.y0, stored.x0))
-            probabilities_uint8(sums[:, y, x], probabilities[:, to_y, to_x])
+            sums.part(y, x).probabilities_uint8(probabilities[:, to_y, to_x])
 
 
 class Band:
@@ -61,9 +58,9 @@ class Band:
     Sums are integers, so the order of additions cannot change a bit.
     """
 
-    def __init__(self, surface: Surface, height: int, n_channels: int) -> None:
+    def __init__(self, surface: Surface, height: int, n_channels: int, blend: Blend = _HOST) -> None:
         self._surface, self._box = surface, surface.box
-        self._sums = np.zeros((n_channels, min(height, self._box.height), self._box.width), np.uint32)
+        self._sums = blend.zeros((n_channels, min(height, self._box.height), self._box.width))
         self._top = self._box.y0
         self._touched = self._box.y0  # first row below every addition so far
 
@@ -80,17 +77,17 @@ class Band:
     def add(self, tile: NDArray[np.uint16], weights: Weights, y: int, x: int) -> None:
         """Add a weighted, quantised tile (C, H, W) with its corner at canvas (y, x); what lies outside is dropped."""
         self._touch(y + tile.shape[1])
-        accumulate(self._window, tile, *weights, y - self._top, x - self._box.x0)
+        self._window.add(tile, weights, y - self._top, x - self._box.x0)
 
-    def add_prediction(self, tile: NDArray[np.float32], weights: Weights, y: int, x: int) -> bool:
+    def add_prediction(self, tile: Any, weights: Weights, y: int, x: int) -> bool:
         """As `add`, for float32 probabilities; adds nothing and answers False where one of them is none."""
         self._touch(y + tile.shape[1])
-        return accumulate_probabilities(self._window, tile, *weights, y - self._top, x - self._box.x0)
+        return self._window.add_prediction(tile, weights, y - self._top, x - self._box.x0)
 
     @property
-    def _window(self) -> NDArray[np.uint32]:
+    def _window(self) -> Sums:
         """The rows of the window that lie in the block: a value below it must not count, however high the window is."""
-        return self._sums[:, : self._box.y1 - self._top]
+        return self._sums.part(slice(0, self._box.y1 - self._top), slice(None))
 
     def finish(self, until: int) -> None:
         """Label all rows above canvas row `until` and move the window down to it."""
@@ -101,11 +98,10 @@ class Band:
         self._touched = max(self._touched, min(bottom, self.bottom))
 
     def _finish_rows(self, n: int) -> None:
-        self._surface.paint(self._sums[:, :n], Box.at(self._top, self._box.x0, n, self._box.width))
-        used = max(self._touched - self._top, n)
-        for plane in self._sums:
-            plane[: used - n] = plane[n:used]
-            plane[used - n : used] = 0
+        self._surface.paint(
+            self._sums.part(slice(0, n), slice(None)), Box.at(self._top, self._box.x0, n, self._box.width)
+        )
+        self._sums.move_up(n, max(self._touched - self._top, n))
         self._top += n
 
 
@@ -115,9 +111,9 @@ class Mosaic:
     The sums of a tile stay in the processor's cache; those of a band do not. The same kernels, so the same bits.
     """
 
-    def __init__(self, surface: Surface, tile: int, n_channels: int) -> None:
+    def __init__(self, surface: Surface, tile: int, n_channels: int, blend: Blend = _HOST) -> None:
         self._surface, self._box = surface, surface.box
-        self._sums = np.zeros((n_channels, tile, tile), np.uint32)
+        self._sums = blend.zeros((n_channels, tile, tile))
         self.top = self._box.y0
         """First row that is not finished, in canvas px."""
 
@@ -126,16 +122,16 @@ class Mosaic:
         area = self._area(weights, y, x)
         if not area.is_empty:
             sums = self._cleared(area)
-            accumulate(sums, tile, *weights, y - area.y0, x - area.x0)
+            sums.add(tile, weights, y - area.y0, x - area.x0)
             self._surface.paint(sums, area)
 
-    def add_prediction(self, tile: NDArray[np.float32], weights: Weights, y: int, x: int) -> bool:
+    def add_prediction(self, tile: Any, weights: Weights, y: int, x: int) -> bool:
         """See `Band.add_prediction`."""
         area = self._area(weights, y, x)
         if area.is_empty:
             return True
         sums = self._cleared(area)
-        if not accumulate_probabilities(sums, tile, *weights, y - area.y0, x - area.x0):
+        if not sums.add_prediction(tile, weights, y - area.y0, x - area.x0):
             return False
         self._surface.paint(sums, area)
         return True
@@ -152,7 +148,7 @@ class Mosaic:
         owned = Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1).shift(y, x)
         return owned.intersect(self._box)
 
-    def _cleared(self, area: Box) -> NDArray[np.uint32]:
-        sums = self._sums[:, : area.height, : area.width]
-        sums[:] = 0
+    def _cleared(self, area: Box) -> Sums:
+        sums = self._sums.part(slice(0, area.height), slice(0, area.width))
+        sums.clear()
         return sums

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from wsi_kernels import fill_polygons, quantise
+from wsi_kernels import fill_polygons
 
 from wsi_seg.engine.band import Band, Mosaic, Surface
 from wsi_seg.engine.edge_cache import Edge
 from wsi_seg.engine.events import TilesPredicted
 from wsi_seg.engine.feed import RowFeed
 from wsi_seg.engine.postprocessing import GrownBlock, postprocessed_labels
-from wsi_seg.engine.predicting import Answer
+from wsi_seg.engine.predicting import Answer, Prediction
 from wsi_seg.engine.pyramid import write_shards
 from wsi_seg.engine.receipt import Receipt, StageClock
 from wsi_seg.engine.stopping import check_stop
@@ -88,9 +88,9 @@ class _BlockWork:
         )
         # A batch may span two rows of tiles, so that rows of few tiles still fill it.
         self.band = (
-            Band(self.surface, self.grid.tile + self.grid.stride, session.n_channels)
+            Band(self.surface, self.grid.tile + self.grid.stride, session.n_channels, session.blend)
             if self.grid.blends
-            else Mosaic(self.surface, self.grid.tile, session.n_channels)
+            else Mosaic(self.surface, self.grid.tile, session.n_channels, session.blend)
         )
         self.batch = np.empty((plan.batch, self.grid.tile, self.grid.tile, 3), np.uint8)
         self.waiting: list[Key] = []  # in the batch, by slot
@@ -215,12 +215,12 @@ class _BlockWork:
         else:
             with self.clock.stage("predict"):
                 redone = self.session.predicting.predict_in_fp32(pixels)
-            if isinstance(redone, np.ndarray) and self._blended(key, redone):
+            if not (redone is None or isinstance(redone, PredictorError)) and self._blended(key, redone):
                 self._publish(key, TileStatus.REDONE_FP32, redone)
             else:
                 self._give_up(key, redone if isinstance(redone, PredictorError) else self._no_probability(key, redone))
 
-    def _blended(self, key: Key, prediction: NDArray[np.float32]) -> bool:
+    def _blended(self, key: Key, prediction: Prediction) -> bool:
         """Add a prediction; False, with nothing added, where it holds what is no probability."""
         box = self.grid.tile_box(*key)
         with self.clock.stage("blend"):
@@ -228,11 +228,11 @@ class _BlockWork:
                 prediction, self._weights(key), box.y0, box.x0
             )
 
-    def _publish(self, key: Key, status: TileStatus, prediction: NDArray[np.float32]) -> None:
+    def _publish(self, key: Key, status: TileStatus, prediction: Prediction) -> None:
         with self.clock.stage("blend"):
             self._settle_tile(key, status, prediction)
 
-    def _no_probability(self, key: Key, redone: NDArray[np.float32] | None) -> PredictorError:
+    def _no_probability(self, key: Key, redone: Prediction | None) -> PredictorError:
         precision = self.session.predictor.facts.precision
         where = precision if redone is None else f"{precision}, nor in fp32"
         return PredictorError(
@@ -243,7 +243,7 @@ class _BlockWork:
         self.session.log_failure(key, error)
         self._settle_tile(key, TileStatus.MODEL_FAILED, None)
 
-    def _is_sound(self, key: Key, prediction: NDArray[np.float32]) -> bool:
+    def _is_sound(self, key: Key, prediction: Prediction) -> bool:
         """Whether every value that counts anywhere is a probability.
 
         Adding checks what falls into this block, which is all of a tile inside it. Across a border the verdict must be
@@ -254,17 +254,16 @@ class _BlockWork:
         canvas, tile = self.grid.extent, self.grid.tile_box(*key)
         used = [np.flatnonzero(weights) for weights in self._weights(key)]
         counts = Box(used[0][0], used[1][0], used[0][-1] + 1, used[1][-1] + 1).shift(tile.y0, tile.x0)
-        part = prediction[:, *counts.intersect(canvas).slices((tile.y0, tile.x0))]
-        return quantise(part, np.empty(part.shape, np.uint16))
+        return self.session.blend.is_sound(prediction, *counts.intersect(canvas).slices((tile.y0, tile.x0)))
 
-    def _settle_tile(self, key: Key, status: TileStatus, prediction: NDArray[np.float32] | None) -> None:
+    def _settle_tile(self, key: Key, status: TileStatus, prediction: Prediction | None) -> None:
         """Record a tile tried here, and hand it to the neighbours that wait for it."""
         self.statuses[key] = status
         if key in self.claimed:
             self.session.edges.publish(key, *self._edge(key, status, prediction))
             self.claimed.discard(key)
 
-    def _edge(self, key: Key, status: TileStatus, prediction: NDArray[np.float32] | None) -> tuple[Edge, int]:
+    def _edge(self, key: Key, status: TileStatus, prediction: Prediction | None) -> tuple[Edge, int]:
         """What the other blocks need of a tile, and how many of them."""
         support, box = self.grid.support(*key), self.grid.tile_box(*key)
         needed = self.session.blocks_needing(support)
@@ -272,11 +271,9 @@ class _BlockWork:
         hull = others[0]
         for other in others[1:]:
             hull = hull.hull(other)
-        y, x = hull.slices((box.y0, box.x0))
         if prediction is None:
             return Edge(status, hull, None), len(others)
-        pixels = np.empty((len(prediction), *hull.size), np.uint16)
-        quantise(prediction[:, y, x], pixels)
+        pixels = self.session.blend.quantised(prediction, *hull.slices((box.y0, box.x0)))
         return Edge(status, hull, pixels), len(others)
 
     def _blend_edge(self, key: Key, edge: Edge) -> None:

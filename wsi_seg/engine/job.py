@@ -33,3 +33,5 @@ class RunJob:
     model: ModelSpec
     plan: Plan
     result: ResultSpec
+    blend: str = "host"
+    """`host` or `device`: where tiles are blended. No part of the run's identity, as the bits are the same."""

@@ -36,6 +36,8 @@ class RunOptions:
     """Load a TensorRT engine file, which is executable code."""
     cuda_graphs: bool = False
     """On torch and a GPU: record the network once and replay it."""
+    blend: str = "auto"
+    """Where tiles are blended and labelled: `auto`, `host`, or `device`, which is where the model runs."""
     slide_mpp: float | None = None
     """µm per px of level 0, over what the slide says."""
     reader: str = "auto"

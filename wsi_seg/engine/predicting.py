@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from wsi_seg.infer import Predictor
 
 Tiles = NDArray[np.uint8]
-Answer = NDArray[np.float32] | PredictorError
-"""Probabilities (C, T, T) of a tile, or why there are none."""
+Prediction = Any
+"""Probabilities (C, T, T) of a tile: float32 on the host, or a `DeviceTile` where blending happens on the device."""
+Answer = Prediction | PredictorError
+"""A prediction, or why there is none."""
+Ask = Callable[[Tiles], Any]
 Limits = tuple[int, int]
 """(tiles per batch, predictions at once)."""
 
@@ -36,10 +39,20 @@ class Predicting:
     """
 
     def __init__(
-        self, predictor: Predictor, batch: int, load_fp32: Callable[[], Predictor], tell: Callable[[str], None]
+        self,
+        predictor: Predictor,
+        batch: int,
+        load_fp32: Callable[[], Predictor],
+        tell: Callable[[str], None],
+        *,
+        on_device: bool = False,
     ) -> None:
-        """`load_fp32` makes the predictor of the same model in fp32; `tell` hears once of each step that is taken."""
+        """`load_fp32` makes the predictor of the same model in fp32; `tell` hears once of each step that is taken.
+
+        `on_device`: predictions stay where they are made, but for those in fp32; the predictor must offer that.
+        """
         self._predictor, self._tell = predictor, tell
+        self._on_device = on_device
         self._second = _SecondOpinion(predictor, load_fp32)
         self._limits: Limits = (batch, _UNLIMITED)
         self._under_way = 0
@@ -76,7 +89,7 @@ class Predicting:
         batch = self._padded(tile[None], exact.fixed_input[0] or 1)
         while True:
             limits = self._limits
-            outcome = self._call(exact, batch, limits)
+            outcome = self._call(exact.predict, batch, limits)
             if not (isinstance(outcome, PredictorOutOfMemory) and self._made_room(limits)):
                 return outcome if isinstance(outcome, PredictorError) else outcome[0]
 
@@ -101,7 +114,7 @@ class Predicting:
 
     def _answers(self, piece: Tiles, n: int, limits: Limits) -> list[Answer]:
         """Answers for the first `n` tiles of a batch; none where they are to be tried in other batches."""
-        outcome = self._call(self._predictor, piece, limits)
+        outcome = self._call(self._ask, piece, limits)
         if isinstance(outcome, PredictorOutOfMemory):
             return [] if self._made_room(limits) else [_hopeless(piece, outcome)] * n
         if not isinstance(outcome, PredictorError):
@@ -114,16 +127,21 @@ class Predicting:
         """One tile of a batch that failed, among padding at the same shape: so that only the guilty tile is lost."""
         batch = self._padded(piece[:0], len(piece))
         batch[slot] = piece[slot]
-        outcome = self._call(self._predictor, batch, limits)
+        outcome = self._call(self._ask, batch, limits)
         if isinstance(outcome, PredictorOutOfMemory) and self._made_room(limits):
             return self.predict(piece[slot : slot + 1], 1)[0]
         return outcome if isinstance(outcome, PredictorError) else outcome[slot].copy()
 
-    def _call(self, predictor: Predictor, batch: Tiles, limits: Limits) -> NDArray[np.float32] | PredictorError:
+    @property
+    def _ask(self) -> Ask:
+        predictor: Any = self._predictor
+        return predictor.predict_on_device if self._on_device else predictor.predict  # type: ignore[no-any-return]
+
+    def _call(self, ask: Ask, batch: Tiles, limits: Limits) -> Any:
         """The prediction or its error, which holds nothing of the call alive: that would be memory again."""
         with self._turn(limits[1]):
             try:
-                return predictor.predict(batch)
+                return ask(batch)
             except PredictorError as error:
                 return error.with_traceback(None)
             except MemoryError as error:

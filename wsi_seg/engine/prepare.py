@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from wsi_seg.engine.batch_size import TriedBatch, fitting_batch
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.stopping import check_stop
+from wsi_seg.engine.sums import BLENDS, chosen_blend
 from wsi_seg.engine.tolerance import readable_thumbnail
 from wsi_seg.engine.warm_up import touch_steps
 from wsi_seg.errors import MemoryBudgetError, MissingMppError, RegionReadError, UsageError
@@ -46,6 +47,8 @@ class Prepared:
     plan: Plan
     thumbnail: NDArray[np.uint8]
     """uint8 RGB (h, w, 3) of the whole of level 0."""
+    blend: str = "host"
+    """`host` or `device`."""
 
 
 def usable_cores() -> int:
@@ -78,6 +81,8 @@ def _check(options: RunOptions) -> None:
     for name, value in (("workers", options.workers), ("batch-size", options.batch), ("tile", options.tile)):
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value}", rule="at least 1")
+    if options.blend not in BLENDS:
+        raise UsageError(f"--blend {options.blend}", rule=f"one of {', '.join(BLENDS)}")
 
 
 def _opened(source: Path | Slide, options: RunOptions) -> Slide:
@@ -171,6 +176,7 @@ def _measured(
     height, width = scale.canvas_size
     model, predictor, chosen = _chosen(model, predictor, probes, height * width)
     check_stop(stop)
+    blend = chosen_blend(options.blend, predictor)
     halo = predictor.card.halo if predictor.card.halo is not None else measure_halo(predictor, probes)
     check_stop(stop)
     of_model = model_notes(model, predictor, halo)  # reads the file again: before memory is measured
@@ -194,7 +200,7 @@ def _measured(
     roi = None if options.roi is None else read_roi(options.roi, slide.bounds)
     plan = make_plan(PlanRequest(facts, predictor.card, program, wishes, thumbnail, roi))
     told = (*notes, *chosen, *batch.notes, *plan.notes, *of_model)
-    return Prepared(slide, predictor, model, replace(plan, notes=told), thumbnail)
+    return Prepared(slide, predictor, model, replace(plan, notes=told), thumbnail, blend)
 
 
 def _chosen(

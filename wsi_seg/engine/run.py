@@ -83,7 +83,9 @@ class _Run:
         flags = {"restart": self.options.restart, "overwrite": self.options.overwrite}
         with open_run(self.target.store, identity, differing_fields, **flags) as run:
             create_result(run.path, spec)
-            job = RunJob(plan.run_id, run.path, self.prepared.slide, self.prepared.model, plan, spec)
+            job = RunJob(
+                plan.run_id, run.path, self.prepared.slide, self.prepared.model, plan, spec, self.prepared.blend
+            )
             began = perf_counter()
             done = _receipts_of(run, spec)
             receipts = self._work(job, done)

@@ -20,6 +20,7 @@ from wsi_seg.engine.events import Listener, Note, ignore
 from wsi_seg.engine.job import RunJob, TaskKey
 from wsi_seg.engine.predicting import Predicting
 from wsi_seg.engine.receipt import Receipt
+from wsi_seg.engine.sums import open_blend
 from wsi_seg.errors import RunMismatchError
 from wsi_seg.geometry import Box, ceil_div
 
@@ -48,7 +49,10 @@ class Session:
         self.job = job
         self.slide = job.slide
         self.predictor = predictor
-        self.predicting = Predicting(predictor, job.plan.batch, self._load_fp32, self.note)
+        self.blend = open_blend(job.blend, predictor)
+        self.predicting = Predicting(
+            predictor, job.plan.batch, self._load_fp32, self.note, on_device=job.blend == "device"
+        )
         self.listener = listener
         self.stop = stop or threading.Event()
         self.writer = ResultWriter(job.folder, job.result)

@@ -6,14 +6,16 @@ OpenVINO by text only. Knows no runtime: programs raise PredictorError from what
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.errors import PredictorError, PredictorOutOfMemory
 from wsi_seg.infer.protocol import Program
+
+Answer = TypeVar("Answer")
 
 _TYPES = ("OutOfMemoryError", "_OutOfMemoryError")
 """Names of exception classes: `torch.OutOfMemoryError`, `torch.cuda.OutOfMemoryError`."""
@@ -27,13 +29,18 @@ _WORDS = (
 
 
 def run_program(program: Program, batch: NDArray[np.uint8], name: str) -> NDArray[np.floating[Any]]:
-    """What the program answers for a batch (N, H, W, 3) uint8.
+    """What the program answers for a batch (N, H, W, 3) uint8. Raises as `answered`."""
+    return answered(program.run, batch, name)
+
+
+def answered(ask: Callable[[NDArray[np.uint8]], Answer], batch: NDArray[np.uint8], name: str) -> Answer:
+    """What `ask`, a method of a program, answers for a batch (N, H, W, 3) uint8.
 
     Raises PredictorOutOfMemory where memory ran out, without a cause, so that nothing of the failed call is kept alive;
     PredictorError as the program does.
     """
     try:
-        return program.run(np.ascontiguousarray(batch))
+        return ask(np.ascontiguousarray(batch))
     except (PredictorError, MemoryError) as error:
         if not ran_out_of_memory(error):
             raise

@@ -5,15 +5,16 @@ Owns `ProgramPredictor`, which turns a runtime's `Program` into a `Predictor`. K
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import CardError, PredictorError
-from wsi_seg.infer.out_of_memory import run_program
-from wsi_seg.infer.protocol import Program, RuntimeFacts
+from wsi_seg.infer.out_of_memory import answered, run_program
+from wsi_seg.infer.protocol import DeviceProgram, DeviceTile, Program, RuntimeFacts
 
 FixedInput = tuple[int | None, int | None, int | None]
 
@@ -39,6 +40,27 @@ class ProgramPredictor:
         check_batch(batch, self.card, self.fixed_input)
         output = _run(program, batch, self.card)
         return shaped(output, (batch.shape[0], self.n_channels, *batch.shape[1:3]), self.card)
+
+    @property
+    def device_blend(self) -> Any:
+        """What blends predictions on the program's device; None where they all come to the host."""
+        return getattr(self._program, "device_blend", None)
+
+    def predict_on_device(self, batch: NDArray[np.uint8]) -> Sequence[DeviceTile]:
+        """As `predict`, a tile each, left on the device; only where `device_blend` is not None."""
+        program = cast("DeviceProgram | None", self._program)
+        if program is None:
+            raise PredictorError(f"model {self.card.name!r} is closed", rule="predict before close")
+        check_batch(batch, self.card, self.fixed_input)
+        tiles = answered(program.run_on_device, batch, self.card.name)
+        expected = (self.n_channels, *batch.shape[1:3])
+        shapes = {tile.shape for tile in tiles}
+        if len(tiles) != len(batch) or shapes != {expected}:
+            raise PredictorError(
+                f"{len(tiles)} tiles of shape {shapes} from model {self.card.name!r}",
+                rule=f"expected {len(batch)} of {expected}",
+            )
+        return tiles
 
     def close(self) -> None:
         """Release the program; calls under way in other threads finish."""

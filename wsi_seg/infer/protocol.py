@@ -7,6 +7,7 @@ Owns the `Predictor` protocol, the picklable `ModelSpec` from which any process 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from math import inf
 from typing import Any, Protocol
@@ -219,8 +220,33 @@ class Program(Protocol):
         """Release the runtime's memory."""
 
 
+class DeviceTile(Protocol):
+    """Probabilities of one tile where the network made them; what may be asked of it is told by a `DeviceBlend`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+
+    def copy(self) -> DeviceTile:
+        """A tile that keeps nothing else of its batch alive."""
+
+
+class DeviceProgram(Program, Protocol):
+    """A program that can leave predictions on its device, to be blended there."""
+
+    @property
+    def device_blend(self) -> Any:
+        """What blends them, such as `wsi_seg.infer.device_blend.TorchBlend`."""
+
+    def run_on_device(self, batch: NDArray[np.uint8]) -> Sequence[DeviceTile]:
+        """As `run`, a tile each; finished, so that any thread may read them."""
+
+
 class Predictor(Protocol):
-    """What answers: tiles in, probabilities out."""
+    """What answers: tiles in, probabilities out.
+
+    One that can leave predictions on its device also has `device_blend`, not None, and `predict_on_device`.
+    """
 
     @property
     def card(self) -> ModelCard:

@@ -81,6 +81,11 @@ class Lane:
         target.copy_(staging, non_blocking=True)
         return target
 
+    def finish(self) -> None:
+        """Wait for all that this lane was given to do."""
+        if self.stream is not None:
+            self.stream.synchronize()
+
     def download(self, values: torch.Tensor) -> NDArray[Any]:
         """Values as an array of the caller's own; waits for the stream."""
         if not self._pins:

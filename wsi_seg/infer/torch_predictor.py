@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from wsi_seg.card import METADATA_KEY, ModelCard
 from wsi_seg.errors import ModelLoadError, PredictorError, WsiSegError
+from wsi_seg.infer.device_blend import TorchBlend, TorchTile
 from wsi_seg.infer.lanes import GPU_LANES, Lanes
 from wsi_seg.infer.location import Location
 from wsi_seg.infer.output_forms import output_layout
@@ -68,17 +70,30 @@ class TorchProgram:
         self._mean = torch.tensor(card.mean, device=self._device) * 255
         self._std = torch.tensor(card.std, device=self._device) * 255
         self._lanes = Lanes(lambda: _TorchLane(self._device), GPU_LANES if gpu else _CPU_LANES)
+        self.device_blend = TorchBlend(self._device)
         self.facts = RuntimeFacts("torch", str(torch.__version__), device_name(self._device), precision)
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
         """(N, H, W, 3) uint8 -> (N, C, H, W) float32."""
+        with self._lane(batch) as (lane, output):
+            return lane.download(output)
+
+    def run_on_device(self, batch: NDArray[np.uint8]) -> list[TorchTile]:
+        """As `run`, each tile left on the device, finished."""
+        with self._lane(batch) as (lane, output):
+            kept = output.clone() if self._records else output  # what was recorded is overwritten by the next call
+            lane.finish()
+            return [TorchTile(values) for values in kept]
+
+    @contextmanager
+    def _lane(self, batch: NDArray[np.uint8]) -> Iterator[tuple[Lane, torch.Tensor]]:
+        """A lane on which the network's answer to a batch is under way."""
         module = self._module
         if module is None:
             raise PredictorError(f"{self._name} is closed")
         try:
             with torch.inference_mode(), self._lanes.one() as lane, lane.active():
-                pixels = lane.upload(batch)
-                return lane.download(self._answer(module, lane, pixels))
+                yield lane, self._answer(module, lane, lane.upload(batch))
         except PredictorError:
             raise
         except Exception as error:  # a torch program may raise anything
