@@ -165,7 +165,7 @@ class _EitherBlend:
 def chosen_blend(asked: str, predictor: Predictor) -> str:
     """`host` or `device` of what is one of `BLENDS`. Raises UsageError for a device where the predictor offers none.
 
-    `auto` is the device where predictions are made on a GPU and can stay there.
+    `auto` is the host: on a GPU the device's sums have not run yet.
     """
     offered = getattr(predictor, "device_blend", None) is not None
     if asked == "device" and not offered:
@@ -175,7 +175,7 @@ def chosen_blend(asked: str, predictor: Predictor) -> str:
             remedy="leave --blend out, or add --runtime torch",
         )
     if asked == "auto":
-        return "device" if offered and predictor.facts.device.startswith("cuda") else "host"
+        return "host"
     return asked
 
 
