@@ -27,7 +27,8 @@ def test_same_bits(n: int, y: int, x: int, seed: int, n_special: int) -> None:
         if rng.random() < 0.5:
             tile = rng.uniform(-0.01, 1.01, tile.shape).astype(np.float32)
         tile.flat[rng.integers(0, tile.size, n_special)] = rng.choice(SPECIAL)
-        weights = tuple(rng.choice([0, 1, 80, 128], side).astype(np.uint32) for side in (12, 10))
+        # six times 104 x 104 stays below 65536, as the weights of a grid do
+        weights = tuple(rng.choice([0, 1, 80, 104], side).astype(np.uint32) for side in (12, 10))
         part = slice(2, 9), slice(1, 8)
         sound = host.is_sound(tile, *part)
         there = TorchTile(torch.from_numpy(tile))
