@@ -83,7 +83,8 @@ class TestTiles:
         assert not sets.apart
         assert np.array_equal(sets.calibration, sets.judging)
         report = export_model(asked(program, path, slide_mpp=0.5, precision="int8", max_dice_loss=1.0))
-        assert "give --judge" in report.notes[-1]
+        assert "give --judge" in report.notes[0]
+        assert "1 of 6 tiles" in report.notes[1]
 
     def test_glass_alone_is_refused(self, tmp_path: Path) -> None:
         import tifffile

@@ -49,6 +49,9 @@ def export_model(request: ExportRequest, tell: Tell = lambda _: None) -> ExportR
             kept, notes = made.write(program, tell)
             if request.precision == "int8" and not tiles.apart:
                 notes = (*notes, "judged on the tile that calibrated it: the slides have no other; give --judge")
+            if request.precision == "int8" and len(tiles.calibration) < request.n_tiles:
+                few = f"{len(tiles.calibration)} of {request.n_tiles} tiles: the slides have no more tissue"
+                notes = (*notes, f"calibrated on {few}; more slides make it safer")
             tell("comparing with the original")
             verdicts = judge.verdicts(program, request.to)
             if made.source is not None:

@@ -22,6 +22,7 @@ RUNTIMES = {
     "coreml": (),
 }  # fmt: skip
 """Format -> runtimes that take it."""
+NO_GPU = "no NVIDIA GPU answers here"
 SOURCE_RUNTIMES = ("onnxruntime",)
 """What judges the ONNX program an engine is built from: like TensorRT, it computes Q/DQ nodes as written."""
 
@@ -63,7 +64,7 @@ class Judge:
         try:
             predictor = load_predictor(ModelSpec(str(program), runtime=runtime, trust_engine=True))
         except ModelLoadError as error:
-            return Verdict(runtime, None, str(error))
+            return Verdict(runtime, None, NO_GPU if "NVIDIA GPU" in str(error) else str(error))
         try:
             return Verdict(runtime, agreement(self.reference, predictor, tiles))
         except PredictorError as error:

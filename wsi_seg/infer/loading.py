@@ -15,7 +15,14 @@ from wsi_seg.errors import CardError, ModelLoadError
 from wsi_seg.infer.card_source import FoundCard, check_signature, find_card, fixed_input, has_card_file
 from wsi_seg.infer.composing import composed, composed_card
 from wsi_seg.infer.constant import constant_parts, is_constant
-from wsi_seg.infer.location import STORED, Location, locate, original_sha256, weights_sha256
+from wsi_seg.infer.location import (
+    STORED,
+    Location,
+    builtin_models,
+    locate,
+    original_sha256,
+    weights_sha256,
+)
 from wsi_seg.infer.output_forms import NoneOfThem, Votes
 from wsi_seg.infer.places import places
 from wsi_seg.infer.predictor import ProgramPredictor, probe
@@ -137,7 +144,8 @@ def _check_variant(location: Location, card: ModelCard, spec: ModelSpec) -> None
         raise ModelLoadError(
             f"{location.name} in {spec.precision}",
             rule=f"its program is stored in {card.precision}, and no {spec.precision} program lies beside it",
-            remedy=f"wsi-seg export {location.name} --precision {spec.precision} makes one",
+            remedy=f"wsi-seg export {location.name} --precision {spec.precision} makes one"
+            + (": name its file with --model" if location.name in builtin_models() else ""),
         )
     if spec.precision in ("fp32", "bf16") and card.precision in STORED:
         raise ModelLoadError(
