@@ -16,6 +16,7 @@ import pytest
 
 from benchmarks import networks
 from tests.engine.runs import shard_bytes
+from wsi_seg.engine.signals import unwinding_on_sigterm
 from wsi_seg.output.label_store import open_result
 
 
@@ -92,3 +93,27 @@ def test_the_second_signal_leaves_at_once(number: signal.Signals) -> None:
         assert process.wait(timeout=5) == 128 + number
         assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
+
+
+def test_sigterm_unwinds_what_cannot_be_resumed() -> None:
+    """In a process of its own: a handler that is not there ends this process and not the test's."""
+    works = (
+        "import tempfile, time; from wsi_seg.engine.signals import unwinding_on_sigterm\n"
+        "with unwinding_on_sigterm(), tempfile.TemporaryDirectory() as folder:\n"
+        "    print(folder, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    with started([sys.executable, "-c", works]) as process:
+        assert process.stdout is not None
+        folder = Path(process.stdout.readline().strip())
+        assert folder.is_dir()
+        process.terminate()
+        assert process.wait(timeout=5) == 143
+        assert not folder.exists()
+
+
+def test_outside_a_command_sigterm_is_what_it_was() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with unwinding_on_sigterm():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
