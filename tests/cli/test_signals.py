@@ -96,7 +96,10 @@ def test_the_second_signal_leaves_at_once(number: signal.Signals) -> None:
 
 
 def test_sigterm_unwinds_what_cannot_be_resumed() -> None:
-    """In a process of its own: a handler that is not there ends this process and not the test's."""
+    """In a process of its own: the stack that pytest's faulthandler gives signals is too small where registers are large.
+
+    Python 3.11's handler, its symbols resolved lazily with AVX-512 registers saved, overran it and ended the test worker.
+    """
     works = (
         "import tempfile, time; from wsi_seg.engine.signals import unwinding_on_sigterm\n"
         "with unwinding_on_sigterm(), tempfile.TemporaryDirectory() as folder:\n"

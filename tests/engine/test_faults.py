@@ -180,7 +180,7 @@ def test_a_damaged_slide_on_worker_processes(run: Runs, pixels: NDArray[np.uint8
     slide = DamagedSlide(pixels, (Box(250, 250, 260, 260),))
     options: dict[str, Any] = {"model": null_model, "overlap": 48, "window": "cosine"}
     reference = run(slide, **options)
-    with LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address="127.0.0.1:0") as cluster:
         result = run(slide, **options, scheduler=cluster.scheduler_address)
     assert shard_bytes(result) == shard_bytes(reference)
     np.testing.assert_array_equal(result.read_tiles(), reference.read_tiles())

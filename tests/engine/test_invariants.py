@@ -76,7 +76,7 @@ class TestSameBytes:
         from distributed import LocalCluster
 
         reference = shard_bytes(run(small_slide, model=unet, overlap=48, window="cosine"))
-        with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0") as cluster:
             result = run(small_slide, model=unet, overlap=48, window="cosine", scheduler=cluster.scheduler_address)
         assert shard_bytes(result) == reference
 

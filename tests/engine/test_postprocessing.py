@@ -169,7 +169,7 @@ class TestSameBytes:
 
         options: dict[str, Any] = {**ALL_STEPS, "model": unet, "overlap": 48, "window": "cosine"}
         reference = shard_bytes(run(slide, **options))
-        with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0") as cluster:
             assert shard_bytes(run(slide, **options, scheduler=cluster.scheduler_address)) == reference
 
     def test_a_margin_wider_than_a_block(self, run: Runs, slide: Path, unet: str) -> None:
