@@ -33,6 +33,7 @@ class Trial:
     spec: ModelSpec
     """With its runtime and precision made concrete."""
     facts: RuntimeFacts | None = None
+    """None where it could not be loaded."""
     mpx_per_s: float = 0.0
     """Megapixels of tiles per second, all streams together; 0 where it did not run."""
     agreement: Agreement | None = None
@@ -47,6 +48,16 @@ class Trial:
         """True where there are figures."""
         return not self.problem
 
+    @property
+    def failure(self) -> str:
+        """In words what became of one that does not run.
+
+        >>> Trial(ModelSpec("m.onnx"), problem="no such operator").failure
+        'does not run (no such operator)'
+        """
+        told = "does not run" if self.facts is None else "loads the program, but fails to run it"
+        return f"{told} ({self.problem})"
+
     def to_mapping(self) -> dict[str, Any]:
         """JSON-able form."""
         return {
@@ -57,6 +68,7 @@ class Trial:
             "mpx_per_s": round(self.mpx_per_s, 3),
             "peak_bytes": self.peak_bytes,
             "agreement": None if self.agreement is None else self.agreement.to_mapping(),
+            "loaded": self.facts is not None,
             "problem": self.problem,
         }
 
@@ -92,7 +104,7 @@ def try_candidate(spec: ModelSpec, tiles: NDArray[np.uint8], reference: Predicto
         speed = throughput(predictor, tiles, spec.streams)
         result = None if reference is None else agreement(reference, predictor, tiles)
     except ModelError as error:
-        return Trial(spec, predictor.facts, problem=str(error.what))
+        return Trial(concrete(spec, predictor), predictor.facts, problem=str(error.what))
     finally:
         predictor.close()
     return Trial(concrete(spec, predictor), predictor.facts, speed, result)
