@@ -56,8 +56,12 @@ def external_files(path: Path, model: Any) -> list[Path]:
     Raises ModelLoadError where one is absolute, a link, missing, or outside the program's folder: a model must not
     make its runtime open other files.
     """
-    places = (_place(tensor) for tensor in _tensors(model) if tensor.external_data)
-    return sorted({_inside(path, place.get("location", "")) for place in places})
+    return sorted({_inside(path, _place(tensor).get("location", "")) for tensor in outside(model)})
+
+
+def outside(model: Any) -> Iterator[Any]:
+    """The tensors of a file whose values lie in another one."""
+    return (tensor for tensor in _tensors(model) if tensor.external_data)
 
 
 def _place(tensor: Any) -> dict[str, str]:

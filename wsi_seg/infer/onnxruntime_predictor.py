@@ -19,7 +19,7 @@ from wsi_seg.errors import ModelLoadError, PredictorError
 from wsi_seg.infer.activation import activated
 from wsi_seg.infer.cuda_driver import LockedArray, gpu_names
 from wsi_seg.infer.lanes import GPU_LANES, Lanes
-from wsi_seg.infer.onnx_file import read_whole
+from wsi_seg.infer.onnx_file import read_whole, with_small_inside
 from wsi_seg.infer.onnx_pixels import PIXELS, PROBABILITIES, from_pixels
 from wsi_seg.infer.output_forms import planar
 from wsi_seg.infer.pixels import pixel_feed
@@ -30,6 +30,7 @@ _CUDA_OPTIONS = {
     "use_tf32": "0",  # fp32 is fp32; TF32 keeps 11 bits
     "cudnn_conv_algo_search": "HEURISTIC",  # searching picks by time: another run, other bits
 }
+_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 _SILENT = 4  # severity from which the C++ side logs to stderr: fatal only, errors arrive as exceptions
 
 
@@ -58,7 +59,7 @@ class OnnxRuntimeProgram:
             self._session: Any = _session(from_pixels(read_whole(path), card), spec, self._name)
             self._lanes = Lanes(lambda: BoundLane(self._session, ("cuda", number)), GPU_LANES)
         else:
-            self._session = _session(path, spec, self._name)
+            self._session = _session(with_small_inside(path) or path, spec, self._name)
         port = self._session.get_inputs()[0]
         self._input, self._outputs = port.name, [card.output] if card.output else None
         self._convert = pixel_feed(card, port.type)
@@ -135,6 +136,8 @@ def _session(program: Path | bytes, spec: ModelSpec, name: str) -> Any:
     number = spec.device.partition(":")[2] or "0"
     provider: Any = (_CUDA, {"device_id": number, **_CUDA_OPTIONS}) if wanted == _CUDA else _CPU
     source = str(program) if isinstance(program, Path) else program
+    # The folder of what stays outside a program that is given as bytes.
+    options.add_session_config_entry(_EXTERNAL_FOLDER, str(Path(name).absolute().parent))
     try:
         session = ort.InferenceSession(source, options, providers=[provider])
     except Exception as error:  # onnxruntime's exceptions share no base but Exception
