@@ -41,6 +41,15 @@ class TorchTile:
         """A tile that keeps nothing else of its batch alive."""
         return TorchTile(self.values.clone())
 
+    def behind(self, constant: np.float32) -> TorchTile:
+        """The tile with a channel before its own that is `constant` everywhere; finished."""
+        lane = Lane(self.values.device)
+        with _on(lane, self.shape):
+            first = torch.full_like(self.values[:1], float(constant))
+            joined = torch.cat([first, self.values])
+            lane.finish()
+            return TorchTile(joined)
+
 
 class TorchBlend:
     """A `DeviceBlend` on a torch device, `cpu` included."""

@@ -230,6 +230,9 @@ class DeviceTile(Protocol):
     def copy(self) -> DeviceTile:
         """A tile that keeps nothing else of its batch alive."""
 
+    def behind(self, constant: np.float32) -> DeviceTile:
+        """The tile with a channel before its own that is `constant` everywhere; finished."""
+
 
 class DeviceProgram(Program, Protocol):
     """A program that can leave predictions on its device, to be blended there."""
