@@ -93,6 +93,8 @@ def test_same_bytes_where_tiles_fail(
         if block == 256:
             assert shard_bytes(device) == shard_bytes(host)
         assert_same_labels(device, host)
+        if "probabilities" in options:
+            np.testing.assert_array_equal(device.probabilities(0)[:], host.probabilities(0)[:])
 
 
 def test_a_predictor_that_cannot(run: Runs, small_slide: Path) -> None:
