@@ -75,7 +75,7 @@ def test_candidates_keep_what_is_stated(small_unet: Path, monkeypatch: pytest.Mo
     assert [c.runtime for c in candidates(spec)] == ["openvino", "onnxruntime"]
     assert [c.runtime for c in candidates(spec.replaced(runtime="onnxruntime"))] == ["onnxruntime"]
     assert {c.precision for c in candidates(spec.replaced(precision="fp32"))} == {"fp32"}
-    assert [c.precision for c in candidates(spec, emulated=True)][-1] == "bf16"
+    assert [c.precision for c in candidates(spec, thorough=True)][-1] == "bf16"
     monkeypatch.setattr(measuring, "_native_bf16", lambda: True)
     assert [(c.runtime, c.precision) for c in candidates(spec)][-1] == ("openvino", "bf16")
 

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.gpu
 SETUP = gpu.Setup("cuda:0", gpu.SMALL, 1024, 0.2)
 NAMES = [
     f"{model} {runtime} {precision}"
-    for model, runtimes in (("U-Net", ("onnxruntime", "tensorrt")), ("nuclei", ("onnxruntime", "tensorrt")))
-    for runtime in runtimes
+    for model in ("U-Net", "nuclei")
+    for runtime in ("onnxruntime", "tensorrt", "onnxruntime-tensorrt")
     for precision in ("fp32", "fp16")
 ] + ["U-Net torch fp32", "U-Net torch fp16", "U-Net torch bf16", "U-Net, CUDA graphs torch fp16"]
 LEAST = {"fp32": 0.9999, "fp16": 0.995, "bf16": 0.98}

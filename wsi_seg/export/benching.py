@@ -47,7 +47,7 @@ def bench(request: BenchRequest) -> Iterator[Trial]:
     card = read_card(specs[0])
     tiles = draw_tiles(request.slides, card, request.n_tiles, 0, request.slide_mpp).judging
     with _torch_program(request.models[0]) as made:
-        todo = [candidate for spec in specs for candidate in candidates(spec, emulated=True)]
+        todo = [candidate for spec in specs for candidate in candidates(spec, thorough=True)]
         todo += [ModelSpec(str(path), streams=request.streams) for path in (*_beside(request.models), *made)]
         reference: ModelSpec | None = None
         for spec in todo:

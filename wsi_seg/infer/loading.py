@@ -201,6 +201,10 @@ def _open(runtime: str, location: Location, module: Any, settings: tuple[ModelCa
         from wsi_seg.infer.onnxruntime_predictor import OnnxRuntimeProgram
 
         return OnnxRuntimeProgram(location.path, *settings)
+    if runtime == "onnxruntime-tensorrt":
+        from wsi_seg.infer.onnxruntime_tensorrt import OnnxRuntimeTensorrtProgram
+
+        return OnnxRuntimeTensorrtProgram(location.path, *settings)
     if runtime == "tensorrt":
         from wsi_seg.infer.tensorrt_predictor import TensorrtProgram
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from wsi_seg.errors import ModelError
 from wsi_seg.infer.lanes import default_batch
 from wsi_seg.infer.loading import load_predictor
-from wsi_seg.infer.location import locate, variants
+from wsi_seg.infer.location import ON_REQUEST, locate, variants
 from wsi_seg.infer.parity import Agreement, agreement
-from wsi_seg.infer.places import places
+from wsi_seg.infer.places import missing_for_gpu, places
 from wsi_seg.infer.protocol import ModelSpec, Predictor, RuntimeFacts
 
 _SECONDS = 0.4
@@ -73,22 +73,25 @@ class Trial:
         }
 
 
-def candidates(spec: ModelSpec, *, emulated: bool = False) -> list[ModelSpec]:
+def candidates(spec: ModelSpec, *, thorough: bool = False) -> list[ModelSpec]:
     """Every runtime and precision that may run a spec here, in order of preference, the reference first.
 
-    What the spec states is kept. On a GPU torch is tried in fp16 too.
-    bf16 is a candidate where the CPU multiplies it in hardware, or `emulated` is wanted;
-    fp16 and int8 where a program of that precision lies beside the model. Raises ModelLoadError.
+    What the spec states is kept. On a GPU torch is tried in fp16 too. bf16 is a candidate where the CPU multiplies it
+    in hardware; fp16 and int8 where a program of that precision lies beside the model. `thorough`: emulated bf16, and
+    runtimes that `auto` leaves alone, too. Raises ModelLoadError.
     """
     location = locate(spec.replaced(precision="auto"))
     found = places(location.runtimes, spec, location.name)
+    if thorough and spec.runtime == "auto" and spec.device != "cpu":
+        able = tuple(runtime for runtime in ON_REQUEST.get(location.kind, ()) if not missing_for_gpu(runtime))
+        found = [*found, *(places(able, spec, location.name) if able else [])]
     plain = [spec.replaced(runtime=runtime, device=device) for runtime, device in found]
     if spec.precision != "auto":
         return plain
     halved = [
         spec.replaced(runtime=runtime, device=device, precision="bf16" if device == "cpu" else "fp16")
         for runtime, device in found
-        if (runtime == "openvino" and (emulated or _native_bf16())) or (runtime == "torch" and device != "cpu")
+        if (runtime == "openvino" and (thorough or _native_bf16())) or (runtime == "torch" and device != "cpu")
     ]
     stored = [item.replaced(precision=precision) for precision in variants(spec) for item in plain]
     return [*plain, *halved, *stored]
