@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,6 +131,23 @@ def test_nothing_may_run_elsewhere_and_fp32_is_fp32(small_unet: Path, made: Made
     made.problem = "nodes are assigned to the default CPU EP"
     with pytest.raises(ModelLoadError, match=r"default CPU EP; .*run with --runtime onnxruntime"):
         load_predictor(asked(small_unet))
+
+
+def test_libraries_are_loaded_first_and_stdout_stays_clean(
+    small_unet: Path, made: Made, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded: list[int] = []
+    monkeypatch.setattr(
+        onnxruntime_predictor.ort,
+        "preload_dlls",
+        lambda: sys.stdout.write("no libcublas") and loaded.append(len(made.options)),
+    )
+    onnxruntime_predictor._load_cuda.cache_clear()
+    for _ in range(2):
+        load_predictor(asked(small_unet))
+    assert loaded == [0], "once, before the first session"
+    assert capsys.readouterr().out == ""
+    onnxruntime_predictor._load_cuda.cache_clear()
 
 
 def test_engines_are_kept_in_a_folder_of_their_own(small_unet: Path, made: Made, tmp_path: Path) -> None:

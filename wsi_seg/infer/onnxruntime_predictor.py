@@ -7,6 +7,10 @@ in memory that is bound once per lane. Knows no card file and checks no result.
 
 from __future__ import annotations
 
+import io
+import logging
+from contextlib import redirect_stdout
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,8 @@ from wsi_seg.infer.output_forms import planar
 from wsi_seg.infer.pixels import pixel_feed
 from wsi_seg.infer.places import device_number
 from wsi_seg.infer.protocol import ModelSpec, RuntimeFacts
+
+_LOG = logging.getLogger(__name__)
 
 _CPU, _CUDA, _TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 _CUDA_OPTIONS = {
@@ -163,6 +169,8 @@ def make_session(program: Path | bytes, asked: tuple[ModelSpec, str], options: d
     """
     spec, name = asked
     wanted = _provider(spec)
+    if wanted != _CPU:
+        _load_cuda()
     source = str(program) if isinstance(program, Path) else program
     try:
         # Without its own fall-back, which prints to stdout and goes on to the CPU, at the start and in the middle.
@@ -177,6 +185,14 @@ def make_session(program: Path | bytes, asked: tuple[ModelSpec, str], options: d
             remedy=_REMEDIES[wanted],
         )  # fmt: skip
     return session
+
+
+@lru_cache(maxsize=1)
+def _load_cuda() -> None:
+    """Load CUDA and cuDNN from where pip puts them: ONNX Runtime does not look there. What it lacks it would print."""
+    with redirect_stdout(io.StringIO()) as said:
+        ort.preload_dlls()
+    _LOG.debug("%s", said.getvalue())
 
 
 def _provider(spec: ModelSpec) -> str:

@@ -30,6 +30,7 @@ from wsi_seg.infer.onnx_pixels import PIXELS, from_pixels, pixel_axes
 from wsi_seg.infer.onnxruntime_predictor import BoundLane, gpu_device, make_session, refuse_bf16, runtime_version
 from wsi_seg.infer.protocol import ModelSpec, RuntimeFacts
 from wsi_seg.infer.tensorrt_engine import WORKSPACE_BYTES, Profile, profile_for
+from wsi_seg.infer.tensorrt_library import installed
 
 RUNTIME = "onnxruntime-tensorrt"
 _PACKAGES = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "onnxruntime-gpu")
@@ -43,8 +44,8 @@ class OnnxRuntimeTensorrtProgram:
     def __init__(self, path: Path, card: ModelCard, spec: ModelSpec) -> None:
         refuse_bf16(path, spec)
         self._name, self._card, self._spec = str(path), card, spec
-        self._number, device = gpu_device(spec)
-        self._device = device
+        self._number, self._device = gpu_device(spec)
+        installed()  # imported, the package loads TensorRT's libraries, which the provider finds then
         os.environ.setdefault(_NO_TF32, "0")  # fp32 is fp32: TF32 keeps 11 bits
         self._content = from_pixels(read_whole(path), card)
         self._axes = pixel_axes(self._content)
@@ -52,7 +53,7 @@ class OnnxRuntimeTensorrtProgram:
         self._sessions: list[tuple[Profile, Lanes[BoundLane]]] = []
         count, height, width = self._axes
         self._lanes((count or 1, height or card.tile_size, width or card.tile_size))
-        self.facts = RuntimeFacts(RUNTIME, runtime_version(), device, card.precision)
+        self.facts = RuntimeFacts(RUNTIME, runtime_version(), self._device, card.precision)
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
         """(N, H, W, 3) uint8 -> (N, C, H, W) float32."""
