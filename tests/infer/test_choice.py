@@ -24,7 +24,7 @@ from wsi_seg.infer import (
     try_candidate,
 )
 from wsi_seg.infer.location import file_sha256, variant_path
-from wsi_seg.infer.protocol import RuntimeFacts
+from wsi_seg.infer.protocol import Member, RuntimeFacts
 
 Tiles = Callable[..., np.ndarray]
 
@@ -197,6 +197,14 @@ class TestLoadedAndFailing:
         failing("onnxruntime_predictor.OnnxRuntimeProgram", always=True)
         with pytest.raises(PredictorError, match="Openvino"):
             load_predictor(ModelSpec(str(small_unet)))
+
+    def test_an_ensemble_goes_on_as_a_whole(
+        self, small_unet: Path, failing: Callable[..., None], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        failing("openvino_predictor.OpenvinoProgram", always=True)
+        both = ModelSpec(str(small_unet), members=(Member(str(small_unet)), Member(str(small_unet), 2.0)))
+        assert load_predictor(both).facts.runtime == "onnxruntime"
+        assert "ensemble on openvino: OpenvinoProgram stumbled" in caplog.text
 
     def test_memory_that_runs_out_says_nothing_of_a_runtime(
         self, small_unet: Path, monkeypatch: pytest.MonkeyPatch

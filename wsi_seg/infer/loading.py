@@ -1,13 +1,12 @@
 """From a spec to a predictor: find the program, complete its card, choose the runtime, probe once.
 
-Owns that order and the fall-back to the next runtime where one cannot load a program, or loads it and cannot run it.
-Imports a runtime only when a spec needs it.
+Owns that order; which runtime is passed over for the next is `attempts`'. Imports a runtime only when a spec needs it.
 """
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.card import ModelCard
-from wsi_seg.errors import CardError, ModelError, ModelLoadError, PredictorError, PredictorOutOfMemory
+from wsi_seg.errors import CardError, ModelLoadError, PredictorError
+from wsi_seg.infer.attempts import first_that_works
 from wsi_seg.infer.card_source import FoundCard, check_signature, find_card, fixed_input, has_card_file
 from wsi_seg.infer.composing import composed, composed_card
 from wsi_seg.infer.constant import constant_parts, is_constant
@@ -32,8 +32,6 @@ from wsi_seg.infer.places import places
 from wsi_seg.infer.predictor import ProgramPredictor, checked_channels, first_answer
 from wsi_seg.infer.probing import accepted_stride, measure_output_stride
 from wsi_seg.infer.protocol import ModelSpec, Predictor, Program, Signature
-
-_LOG = logging.getLogger(__name__)
 
 _DECIDING = ("mpp", "classes", "mean", "std", "channels", "layout", "activation", "threshold", "background", "output")
 """Fields of a card that change a result."""
@@ -59,22 +57,11 @@ def _load_program(spec: ModelSpec) -> Predictor:
     location = locate(spec)
     module, signature = _signature(location, spec)
     found = _card(location, signature, spec)
-    failures: list[str] = []
-    first: ModelError | None = None
-    for runtime, device in places(location.runtimes, spec, location.name):
-        try:
-            program, answer = _running(runtime, location, module, (found, spec.replaced(device=device)))
-        except PredictorOutOfMemory:
-            raise  # says nothing of the runtime
-        except (ModelLoadError, PredictorError) as error:
-            failures.append(f"{runtime} on {device}: {error}")
-            first = first if isinstance(first, PredictorError) else error
-            continue
-        for failure in failures:
-            _LOG.warning("%s", failure)
-        return _checked(program, answer, found)
-    assert first is not None  # `places` is never empty
-    raise first
+    program, answer = first_that_works(
+        (f"{runtime} on {device}", partial(_running, runtime, location, module, (found, spec.replaced(device=device))))
+        for runtime, device in places(location.runtimes, spec, location.name)
+    )
+    return _checked(program, answer, found)
 
 
 def read_card(spec: ModelSpec) -> ModelCard:
