@@ -55,6 +55,7 @@ CASES: dict[str, dict[str, Any]] = {
     "all steps": {"model": "Marked", **ALL_STEPS},
     "all steps, tiles that do not blend": {"model": "Marked", "window": "crop", **ALL_STEPS},
     "large batches": {"model": "Marked", "batch": 5, **CRF},
+    "tiles that raise": {"model": "Raising", "batch": 3, "window": "linear"},
     "redone in fp32": {"model": "Overflowing", "precision": "fp16", "probabilities": True, "batch": 3},
 }
 
@@ -83,6 +84,8 @@ def test_same_bytes_where_tiles_fail(
     monkeypatch.setattr("wsi_seg.engine.target._overview", lambda *_: b"picture")
     options = {**CASES[case], "runtime": "torch", "device": "cpu", "overlap": 32, "roi": region if regional else None}
     options["model"] = MODEL + options["model"]
+    if "raise" in case:  # a model that fails on the tiles it is measured on does not begin
+        monkeypatch.setattr("wsi_seg.engine.prepare.probe_tiles", lambda *_: np.full((2, 128, 128, 3), 200, np.uint8))
     host = run(marked, **options, blend="host", workers=1)
     tiles = json.loads((host.path / "summary.json").read_text())["tiles"]
     assert tiles["redone-fp32" if "redone" in case else "model-failed"], tiles

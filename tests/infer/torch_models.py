@@ -73,6 +73,15 @@ class Marked(torch.nn.Module):
         return (torch.round(x * 255) == wanted).all(1, keepdim=True)
 
 
+class Raising(Marked):
+    """Raises where a pixel has that colour."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.marked(x).any():
+            raise RuntimeError("what a colour")
+        return self.conv(x)
+
+
 class MarkedAlone(Marked):
     """One channel, separated by a threshold."""
 

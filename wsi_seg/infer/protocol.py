@@ -228,7 +228,7 @@ class DeviceTile(Protocol):
         """(C, H, W)."""
 
     def copy(self) -> DeviceTile:
-        """A tile that keeps nothing else of its batch alive."""
+        """A tile that keeps nothing else of its batch alive; finished."""
 
     def behind(self, constant: np.float32) -> DeviceTile:
         """The tile with a channel before its own that is `constant` everywhere; finished."""
