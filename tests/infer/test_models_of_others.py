@@ -445,6 +445,27 @@ def test_the_plan_follows_a_fixed_program(tmp_path: Path, tiny_slide: Path, wsi_
     assert identity["grid"]["tile"] == SIDE, "not enlarged for its halo: it takes no other"
 
 
+REDUCED: dict[str, tuple[str, dict[str, Any], bool]] = {
+    "height and width as an attribute": ("ReduceMax", {"axes": [2, 3]}, True),
+    "counted from the end": ("ReduceMax", {"axes": [-1, -2]}, True),
+    "channels as an attribute": ("ReduceMax", {"axes": [1]}, False),
+    "height alone": ("ReduceMax", {"axes": [2]}, False),
+    "everything": ("ReduceMax", {}, True),
+    "layer norm from the channels on": ("LayerNormalization", {"axis": 1}, True),
+    "layer norm of rows": ("LayerNormalization", {"axis": -1}, False),
+    "global pooling": ("GlobalMaxPool", {}, True),
+}
+
+
+@pytest.mark.parametrize("name", REDUCED)
+def test_what_looks_at_whole_tiles_is_found_in_the_graph(name: str, tmp_path: Path) -> None:
+    operator, attributes, wide = REDUCED[name]
+    content = zoo.chain((operator, attributes))
+    content.opset_import[0].version = 17  # the last with axes as an attribute
+    onnx.save(content, tmp_path / "m.onnx")
+    assert onnx_file.read_signature(tmp_path / "m.onnx").tile_wide == ((operator,) if wide else ())
+
+
 def test_large_weights_stay_outside(tmp_path: Path) -> None:
     """They may be larger than what a message of protobuf can hold."""
     content = zoo.multiples_of(4)

@@ -17,7 +17,7 @@ def first_that_works(attempts: Iterable[tuple[str, Callable[[], T]]]) -> T:
     """What the first attempt gives that loads and runs; `attempts` are at least one, each with a name for people.
 
     Those that failed before it are warned of. Where all fail, raises the first PredictorError, since it comes from a
-    runtime that could load the program, else the last ModelLoadError. PredictorOutOfMemory is raised at once: it says
+    runtime that could load the program, else the first ModelLoadError. PredictorOutOfMemory is raised at once: it says
     nothing of the runtime.
     """
     failures: list[tuple[str, ModelLoadError | PredictorError]] = []
@@ -33,4 +33,4 @@ def first_that_works(attempts: Iterable[tuple[str, Callable[[], T]]]) -> T:
             _LOG.warning("%s: %s", failed, reason)
         return result
     reasons = [reason for _, reason in failures]
-    raise next((reason for reason in reasons if isinstance(reason, PredictorError)), reasons[-1])
+    raise next((reason for reason in reasons if isinstance(reason, PredictorError)), reasons[0])

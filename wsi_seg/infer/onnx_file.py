@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
-from onnx.external_data_helper import load_external_data_for_tensor
 
 from wsi_seg.card import METADATA_KEY
 from wsi_seg.errors import ModelLoadError
@@ -101,8 +100,8 @@ def with_small_inside(path: Path) -> bytes | None:
 def _bring_inside(path: Path, model: Any) -> None:
     """Read the small external tensors of a model that was found safe."""
     for tensor in onnx_trust.outside(model):
-        if prod(tensor.dims) <= _SMALL_VALUES:
-            load_external_data_for_tensor(tensor, str(path.parent))
+        if prod(tensor.dims) <= _SMALL_VALUES and tensor.data_type != TensorProto.STRING:
+            tensor.raw_data = onnx_trust.external_values(path, tensor)
             tensor.ClearField("external_data")
             tensor.data_location = TensorProto.DEFAULT
 
