@@ -33,7 +33,7 @@ from wsi_seg.card import METADATA_KEY, ModelCard, named_classes  # noqa: E402
 from wsi_seg.engine.options import RunOptions  # noqa: E402
 from wsi_seg.engine.run import run_slide  # noqa: E402
 from wsi_seg.errors import WsiSegError  # noqa: E402
-from wsi_seg.infer import (  # noqa: E402  # noqa: E402
+from wsi_seg.infer import (  # noqa: E402
     ModelSpec,
     Predictor,
     agreement,
@@ -150,7 +150,7 @@ def entries(folder: Path, setup: Setup) -> Iterator[Entry]:
     """Every model, runtime and precision worth trying; what is not installed says so when it is loaded."""
     unet, nuclei = networks.unet(folder / "unet.onnx", setup.network), folder / "nuclei.onnx"
     nuclei.write_bytes(builtin_models()["nuclei"].read_bytes())
-    runtimes = ("onnxruntime",) if setup.device == "cpu" else ("onnxruntime", "tensorrt")
+    runtimes = ("onnxruntime",) if setup.device == "cpu" else ("onnxruntime", "tensorrt", "onnxruntime-tensorrt")
     for name, path in (("U-Net", unet), ("nuclei", nuclei)):
         halved(path)
         for runtime, precision in product(runtimes, ("fp32", "fp16")):

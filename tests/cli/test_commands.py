@@ -73,7 +73,11 @@ REFUSED = [
     (("--threshold", "3"), 1, "threshold 3.0"),
     (("--min-object", "small"), 2, "--min-object 'small'"),
     (("--min-object", "20,nuclei=5,nuclei=6"), 2, "--min-object '20,nuclei=5,nuclei=6'"),
-    (("--fill-holes", "nucleus=20"), 1, "--fill-holes for class 'nucleus'"),
+    (("--fill-holes", "nucleus=20"), 2, "--fill-holes for class 'nucleus'"),
+    (("--min-object", "nucleus=20"), 2, "--min-object for class 'nucleus'"),
+    (("--min-object", "0.1"), 1, "--min-object 0.1"),
+    (("--crf", "--crf-iterations", "0"), 2, "--crf-iterations 0"),
+    (("--crf", "--crf-radius", "-2"), 2, "--crf-radius -2"),
     (("--crf-colour", "4"), 2, "without --crf"),
 ]
 

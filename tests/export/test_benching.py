@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 from benchmarks import networks
-from wsi_seg.export import ExportRequest, export_model
+from wsi_seg.export import ExportRequest, benching, export_model
 from wsi_seg.export.benching import BenchRequest, bench
+from wsi_seg.infer import Agreement, ModelSpec, Trial
 from wsi_seg.sample import write_synthetic
 
 
@@ -34,3 +38,21 @@ def test_every_program_beside_the_model_is_measured(tmp_path: Path) -> None:
             assert trial.agreement is not None
             assert trial.agreement.argmax_agreement > 0.9
     assert ["pt2" in trial.spec.model and "archive" in trial.problem for trial in trials if not trial.runs] == [True]
+
+
+def test_the_reference_is_the_first_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slide = tmp_path / "tissue.tif"
+    write_synthetic(slide, (512, 512), tissue_fraction=0.8)
+    program = networks.unet(tmp_path / "unet.onnx", networks.UnetShape(4, 1, tile_size=64))
+
+    def apart(spec: ModelSpec, tiles: np.ndarray, reference: ModelSpec | None) -> Trial:
+        if spec.runtime == "openvino":
+            return Trial(spec, problem="it stumbled")
+        return Trial(spec, None, 2.0, None if reference is None else Agreement(1.0, 0, 0))
+
+    monkeypatch.setattr(benching, "_apart", apart)
+    (tmp_path / "unet.pt2").write_bytes(b"")
+    trials = list(bench(BenchRequest((str(program),), (slide,), n_tiles=1)))
+    assert [(trial.runs, trial.agreement is None) for trial in trials] == [
+        (False, True), (True, True), (False, True), (True, False)
+    ]  # fmt: skip

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from benchmarks import networks
 from wsi_seg.card import METADATA_KEY, ModelCard, named_classes
-from wsi_seg.errors import ModelLoadError, OutputExistsError, ParityError, UsageError
+from wsi_seg.errors import ModelLoadError, OutputExistsError, ParityError, PredictorError, UsageError
 from wsi_seg.export import FORMATS, ExportRequest, export_model, exporting
 from wsi_seg.export.quantisation import Quantiser
 from wsi_seg.export.tissue_tiles import draw_tiles
@@ -420,3 +420,51 @@ class TestTransposed:
         assert "Resize" not in {node.op_type for node in onnx.load(str(report.out)).graph.node}
         assert "2 resizes" in report.notes[0]
         assert all(v.agreement is not None and v.agreement.max_abs < 1e-4 for v in report.verdicts)
+
+
+class TestARuntimeThatLoadsAndFails:
+    @pytest.fixture(autouse=True)
+    def failing(self, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+        """ONNX Runtime fails from now on: on all tiles, or on those that are not the made-up one of loading."""
+        from wsi_seg.infer.onnxruntime_predictor import OnnxRuntimeProgram
+
+        run, always = OnnxRuntimeProgram.run, [True]
+
+        def failing(self: object, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+            if always[0] or tuple(batch[0, 0, 0]) != (128, 64, 160):
+                raise PredictorError("ONNX Runtime stumbled") from RuntimeError("no kernel")
+            return run(self, batch)
+
+        monkeypatch.setattr(OnnxRuntimeProgram, "run", failing)
+        return always
+
+    @pytest.mark.parametrize("always", [True, False])
+    def test_the_report_says_so(self, program: Path, slide: Path, failing: list[bool], always: bool) -> None:
+        failing[0] = always
+        report = export_model(asked(program, slide, precision="fp16", n_tiles=2))
+        failed = {verdict.runtime: verdict.failed for verdict in report.verdicts}
+        assert failed == {"openvino": False, "onnxruntime": True}
+        assert (
+            "onnxruntime: FAILED: it loads the program and cannot run it (ONNX Runtime stumbled)" in report.describe()
+        )
+        assert "onnxruntime cannot run this program; it was judged on openvino alone" in report.notes
+        assert [entry["failed"] for entry in json.loads(report.to_json())["verdicts"]] == [False, True]
+
+    def test_none_that_runs_it_is_no_export(
+        self, program: Path, slide: Path, failing: list[bool], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from wsi_seg.export import judging
+
+        monkeypatch.setitem(judging.RUNTIMES, "onnx", ("onnxruntime",))
+        with pytest.raises(ParityError, match="onnxruntime does not run it"):
+            export_model(asked(program, slide, precision="fp16", n_tiles=2))
+
+    def test_answers_that_are_no_probabilities_are_worse(
+        self, program: Path, slide: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """They would be a mask in a program that does not check them."""
+        from wsi_seg.infer.onnxruntime_predictor import OnnxRuntimeProgram
+
+        monkeypatch.setattr(OnnxRuntimeProgram, "run", lambda _, batch: np.full((len(batch), 3, SIDE, SIDE), np.nan))
+        with pytest.raises(PredictorError, match="probabilities are finite"):
+            export_model(asked(program, slide, precision="fp16", n_tiles=2))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from wsi_seg.errors import ModelError, ModelLoadError
+from wsi_seg.errors import ModelError, ModelLoadError, PredictorError, PredictorOutOfMemory
 from wsi_seg.infer import (
     Agreement,
     CardOverrides,
@@ -23,7 +24,7 @@ from wsi_seg.infer import (
     try_candidate,
 )
 from wsi_seg.infer.location import file_sha256, variant_path
-from wsi_seg.infer.protocol import RuntimeFacts
+from wsi_seg.infer.protocol import Member, RuntimeFacts
 
 Tiles = Callable[..., np.ndarray]
 
@@ -74,7 +75,7 @@ def test_candidates_keep_what_is_stated(small_unet: Path, monkeypatch: pytest.Mo
     assert [c.runtime for c in candidates(spec)] == ["openvino", "onnxruntime"]
     assert [c.runtime for c in candidates(spec.replaced(runtime="onnxruntime"))] == ["onnxruntime"]
     assert {c.precision for c in candidates(spec.replaced(precision="fp32"))} == {"fp32"}
-    assert [c.precision for c in candidates(spec, emulated=True)][-1] == "bf16"
+    assert [c.precision for c in candidates(spec, thorough=True)][-1] == "bf16"
     monkeypatch.setattr(measuring, "_native_bf16", lambda: True)
     assert [(c.runtime, c.precision) for c in candidates(spec)][-1] == ("openvino", "bf16")
 
@@ -131,8 +132,89 @@ def test_a_reference_that_does_not_run_is_replaced(small_unet: Path, tissue_like
     trials = choice.compare_candidates(specs, tissue_like(1, 64))
     assert trials[0].spec.runtime == "onnxruntime"
     assert "gone.onnx" in trials[1].problem
-    with pytest.raises(ModelLoadError, match=r"gone\.onnx"):
+    with pytest.raises(ModelError, match=r"no runtime here runs gone\.onnx"):
         choice.compare_candidates(specs[:1], tissue_like(1, 64))
+
+
+class TestLoadedAndFailing:
+    """A runtime that takes a program and then cannot run it, at once or on some tiles."""
+
+    @pytest.fixture
+    def failing(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+        """Make a runtime fail on tiles: all of them, or those that are not the made-up one of loading."""
+        monkeypatch.setattr(measuring, "_WINDOWS", 1)
+
+        def fail(program: str, *, always: bool) -> None:
+            module, name = program.rsplit(".", 1)
+            kind = getattr(importlib.import_module(f"wsi_seg.infer.{module}"), name)
+            run = kind.run
+
+            def failing(self: object, batch: np.ndarray) -> np.ndarray:
+                if always or tuple(batch[0, 0, 0]) != (128, 64, 160):
+                    raise PredictorError(f"{name} stumbled") from RuntimeError("no kernel")
+                return run(self, batch)
+
+            monkeypatch.setattr(kind, "run", failing)
+
+        return fail
+
+    @pytest.mark.parametrize("always", [True, False])
+    @pytest.mark.parametrize(
+        ("program", "other"),
+        [
+            ("openvino_predictor.OpenvinoProgram", "onnxruntime"),
+            ("onnxruntime_predictor.OnnxRuntimeProgram", "openvino"),
+        ],
+    )
+    def test_it_is_told_with_its_reason_and_not_taken(
+        self, program: str, other: str, always: bool, small_unet: Path, tissue_like: Tiles, failing: Callable[..., None]
+    ) -> None:
+        failing(program, always=always)
+        found = choose_program(ModelSpec(str(small_unet), precision="fp32"), tissue_like(2, 64))
+        assert found.spec.runtime == other
+        (failed,) = [trial for trial in found.trials if not trial.runs]
+        assert failed.spec.runtime != other
+        assert "stumbled" in failed.problem
+        assert f"{failed.spec.runtime} fp32 {failed.failure}" in found.notes()[0]
+        assert ("fails to run it" in failed.failure) == (not always)
+
+    def test_where_none_runs_none_is_taken(
+        self, small_unet: Path, tissue_like: Tiles, failing: Callable[..., None]
+    ) -> None:
+        failing("openvino_predictor.OpenvinoProgram", always=False)
+        failing("onnxruntime_predictor.OnnxRuntimeProgram", always=False)
+        with pytest.raises(PredictorError, match=r"openvino on cpu: Openvino.*onnxruntime on cpu: Onnx"):
+            choose_program(ModelSpec(str(small_unet), precision="fp32"), tissue_like(2, 64))
+
+    def test_loading_goes_on_to_the_next_runtime(
+        self, small_unet: Path, failing: Callable[..., None], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        failing("openvino_predictor.OpenvinoProgram", always=True)
+        assert load_predictor(ModelSpec(str(small_unet))).facts.runtime == "onnxruntime"
+        assert "openvino on cpu: OpenvinoProgram stumbled" in caplog.text
+        with pytest.raises(PredictorError, match="Openvino"):
+            load_predictor(ModelSpec(str(small_unet), runtime="openvino"))
+        failing("onnxruntime_predictor.OnnxRuntimeProgram", always=True)
+        with pytest.raises(PredictorError, match="Openvino"):
+            load_predictor(ModelSpec(str(small_unet)))
+
+    def test_an_ensemble_goes_on_as_a_whole(
+        self, small_unet: Path, failing: Callable[..., None], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        failing("openvino_predictor.OpenvinoProgram", always=True)
+        both = ModelSpec(str(small_unet), members=(Member(str(small_unet)), Member(str(small_unet), 2.0)))
+        assert load_predictor(both).facts.runtime == "onnxruntime"
+        assert "ensemble on openvino: OpenvinoProgram stumbled" in caplog.text
+
+    def test_memory_that_runs_out_says_nothing_of_a_runtime(
+        self, small_unet: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def run(self: object, batch: np.ndarray) -> np.ndarray:
+            raise MemoryError
+
+        monkeypatch.setattr("wsi_seg.infer.openvino_predictor.OpenvinoProgram.run", run)
+        with pytest.raises(PredictorOutOfMemory):
+            load_predictor(ModelSpec(str(small_unet)))
 
 
 def test_a_candidate_that_fails_is_told_not_raised(tissue_like: Tiles) -> None:

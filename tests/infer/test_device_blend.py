@@ -13,14 +13,15 @@ torch = pytest.importorskip("torch")
 SPECIAL = [0, 1, 0.5, -0.0, -0.01, 1.01, -0.02, 1.02, np.nan, np.inf, -np.inf, 0.25]
 
 
+@pytest.mark.parametrize("where", ["cpu", pytest.param("cuda:0", marks=pytest.mark.gpu)])
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 6), st.integers(-9, 20), st.integers(-9, 20), st.integers(0, 2**31), st.integers(0, 2))
-def test_same_bits(n: int, y: int, x: int, seed: int, n_special: int) -> None:
+def test_same_bits(where: str, n: int, y: int, x: int, seed: int, n_special: int) -> None:
     from wsi_seg.engine.sums import HostBlend
     from wsi_seg.infer.device_blend import TorchBlend, TorchTile
 
     rng = np.random.default_rng(seed)
-    host, device = HostBlend(), TorchBlend(torch.device("cpu"))
+    host, device = HostBlend(), TorchBlend(torch.device(where))
     sums = host.zeros((n, 18, 21)), device.zeros((n, 18, 21))
     for _ in range(3):
         tile = (rng.integers(0, 5, (n, 12, 10)) / 4).astype(np.float32)  # many ties
@@ -31,7 +32,7 @@ def test_same_bits(n: int, y: int, x: int, seed: int, n_special: int) -> None:
         weights = tuple(rng.choice([0, 1, 80, 104], side).astype(np.uint32) for side in (12, 10))
         part = slice(2, 9), slice(1, 8)
         sound = host.is_sound(tile, *part)
-        there = TorchTile(torch.from_numpy(tile))
+        there = TorchTile(torch.from_numpy(tile).to(where))
         assert device.is_sound(there, *part) == sound
         if sound:
             np.testing.assert_array_equal(device.quantised(there, *part), host.quantised(tile, *part))

@@ -216,8 +216,9 @@ def test_onnx_runtime_on_another_provider_than_asked_is_an_error(
     monkeypatch.setattr(onnxruntime_predictor, "gpu_names", lambda: ("GPU",))
     made = ort.InferenceSession
 
-    def silent(source: object, options: object, providers: list[object]) -> object:
+    def silent(source: object, options: object, providers: list[object], enable_fallback: int) -> object:
         ((provider, settings),) = providers
+        assert not enable_fallback
         assert (provider, settings["device_id"]) == ("CUDAExecutionProvider", "0")
         return made(source, options, providers=["CPUExecutionProvider"])
 

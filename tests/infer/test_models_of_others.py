@@ -19,7 +19,15 @@ from tests.models_of_others import zoo
 from wsi_seg.card import named_classes
 from wsi_seg.cli.main import main
 from wsi_seg.errors import CardError, ModelError, ModelLoadError, PredictorError
-from wsi_seg.infer import CardOverrides, ModelSpec, load_predictor, measure_halo, model_notes, model_sha256
+from wsi_seg.infer import (
+    CardOverrides,
+    ModelSpec,
+    load_predictor,
+    measure_halo,
+    model_notes,
+    model_sha256,
+    onnx_file,
+)
 from wsi_seg.sample import write_synthetic
 
 RUNTIMES = ("openvino", "onnxruntime")
@@ -95,6 +103,17 @@ RUNS: dict[str, Habit] = {
     "weights in a file beside it": Habit(lambda at: zoo.outside(zoo.chain(SOFTMAX), at)),
     "weights in a folder below, with offset and length": Habit(
         lambda at: zoo.outside(zoo.chain(SOFTMAX), at, "below/w.bin", offset=0, length=36)
+    ),
+    "everything in a file beside it, the scales of a Resize too": Habit(
+        lambda at: zoo.all_outside(zoo.multiples_of(32), at), with_coarse_part(32, 0.2), {"tile_size": 128}, stride=32
+    ),
+    "and the same as constants": Habit(
+        lambda at: zoo.all_outside(zoo.multiples_of(32), at, constants=True), with_coarse_part(32, 0.2),
+        {"tile_size": 128}, stride=32,
+    ),
+    "the axes of a reduction in a file beside it": Habit(
+        lambda at: zoo.all_outside(zoo.squeeze_excite("ReduceMean"), at), excited, tolerance=1e-5,
+        notes="looks at whole tiles (ReduceMean)",
     ),
     "a fixed tile and batch": Habit(
         lambda at: zoo.chain(SOFTMAX, image=(2, 3, SIDE, SIDE), result=(2, 3, SIDE, SIDE)), stated={"tile_size": None}
@@ -424,6 +443,51 @@ def test_the_plan_follows_a_fixed_program(tmp_path: Path, tiny_slide: Path, wsi_
     identity = json.loads(plan.out)["identity"]
     assert identity["batch"] == 2
     assert identity["grid"]["tile"] == SIDE, "not enlarged for its halo: it takes no other"
+
+
+REDUCED: dict[str, tuple[str, dict[str, Any], bool]] = {
+    "height and width as an attribute": ("ReduceMax", {"axes": [2, 3]}, True),
+    "counted from the end": ("ReduceMax", {"axes": [-1, -2]}, True),
+    "channels as an attribute": ("ReduceMax", {"axes": [1]}, False),
+    "height alone": ("ReduceMax", {"axes": [2]}, False),
+    "everything": ("ReduceMax", {}, True),
+    "layer norm from the channels on": ("LayerNormalization", {"axis": 1}, True),
+    "layer norm of rows": ("LayerNormalization", {"axis": -1}, False),
+    "global pooling": ("GlobalMaxPool", {}, True),
+}
+
+
+@pytest.mark.parametrize("name", REDUCED)
+def test_what_looks_at_whole_tiles_is_found_in_the_graph(name: str, tmp_path: Path) -> None:
+    operator, attributes, wide = REDUCED[name]
+    content = zoo.chain((operator, attributes))
+    content.opset_import[0].version = 17  # the last with axes as an attribute
+    onnx.save(content, tmp_path / "m.onnx")
+    assert onnx_file.read_signature(tmp_path / "m.onnx").tile_wide == ((operator,) if wide else ())
+
+
+def test_large_weights_stay_outside(tmp_path: Path) -> None:
+    """They may be larger than what a message of protobuf can hold."""
+    content = zoo.multiples_of(4)
+    nodes = content.graph.node
+    nodes[-1].input[0] = "w"
+    nodes.insert(len(nodes) - 1, onnx.helper.make_node("Add", ["s", "large"], ["w"]))
+    large = np.random.default_rng(0).normal(size=(1, 3, 64, 64)).astype(np.float32)
+    content.graph.initializer.append(onnx.numpy_helper.from_array(large, "large"))
+    onnx.save(zoo.all_outside(content, tmp_path), tmp_path / "model.onnx")
+    inside = onnx_file.with_small_inside(tmp_path / "model.onnx")
+    assert inside is not None
+    assert len(inside) < 2000
+    batch = np.full((1, SIDE, SIDE, 3), 100, np.uint8)
+    found = [
+        load_predictor(ModelSpec(str(tmp_path / "model.onnx"), runtime=runtime, card=stated({"output_stride": 4})))
+        .predict(batch)
+        for runtime in RUNTIMES
+    ]  # fmt: skip
+    np.testing.assert_allclose(*found, atol=2e-6)
+    power = np.exp(np.log(with_coarse_part(4, 0.2)(batch)) + large)
+    np.testing.assert_allclose(found[0], power / power.sum(1, keepdims=True), atol=1e-5)
+    assert onnx_file.with_small_inside(PADDLE / "paddle_softmax.onnx") is None
 
 
 def test_weights_outside_are_part_of_the_hash(tmp_path: Path) -> None:

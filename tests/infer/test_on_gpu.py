@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 
 from benchmarks import gpu
+from tests.engine.runs import shard_bytes
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.run import run_slide
 from wsi_seg.errors import ModelLoadError
 from wsi_seg.infer import Predictor, agreement, load_predictor
+from wsi_seg.output.label_store import open_result
 
 pytestmark = pytest.mark.gpu
 SETUP = gpu.Setup("cuda:0", gpu.SMALL, 1024, 0.2)
 NAMES = [
     f"{model} {runtime} {precision}"
-    for model, runtimes in (("U-Net", ("onnxruntime", "tensorrt")), ("nuclei", ("onnxruntime", "tensorrt")))
-    for runtime in runtimes
+    for model in ("U-Net", "nuclei")
+    for runtime in ("onnxruntime", "tensorrt", "onnxruntime-tensorrt")
     for precision in ("fp32", "fp16")
 ] + ["U-Net torch fp32", "U-Net torch fp16", "U-Net torch bf16", "U-Net, CUDA graphs torch fp16"]
 LEAST = {"fp32": 0.9999, "fp16": 0.995, "bf16": 0.98}
@@ -63,8 +65,6 @@ def test_threads_get_the_bits_of_a_single_thread(predictor: Predictor) -> None:
 def test_a_run_gives_the_same_labels_with_one_worker_and_with_four(
     entry: gpu.Entry, predictor: Predictor, tmp_path: Path, small_slide: Path
 ) -> None:
-    from wsi_seg.output.label_store import open_result
-
     del predictor  # only to skip where the runtime is not there
     labels: list[np.ndarray] = []
     for workers in (1, 4):
@@ -76,6 +76,22 @@ def test_a_run_gives_the_same_labels_with_one_worker_and_with_four(
         run_slide(small_slide, options, out=out)
         labels.append(np.asarray(open_result(out).labels(0)[:]))
     np.testing.assert_array_equal(*labels)
+
+
+@pytest.mark.parametrize("window", ["cosine", "crop"])
+def test_blending_on_the_gpu_gives_the_bytes_of_the_host(window: str, tmp_path: Path, small_slide: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("this torch has no CUDA")
+    written: list[dict[str, bytes]] = []
+    for blend in ("host", "device"):
+        options = RunOptions(
+            model="benchmarks.gpu:small_unet", runtime="torch", device="cuda:0", blend=blend, window=window,
+            workers=4, overlap=32,
+        )  # fmt: skip
+        run_slide(small_slide, options, out=tmp_path / f"{blend}.seg.zarr")
+        written.append(shard_bytes(open_result(tmp_path / f"{blend}.seg.zarr")))
+    assert written[0] == written[1]
 
 
 def test_the_benchmark_fills_a_row(entry: gpu.Entry, predictor: Predictor, tmp_path: Path, small_slide: Path) -> None:

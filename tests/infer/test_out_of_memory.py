@@ -16,7 +16,7 @@ from tests.infer.analytic import CARD
 from wsi_seg.errors import PredictorError, PredictorOutOfMemory
 from wsi_seg.infer import RuntimeFacts
 from wsi_seg.infer.out_of_memory import ran_out_of_memory
-from wsi_seg.infer.predictor import ProgramPredictor, probe
+from wsi_seg.infer.predictor import ProgramPredictor, first_answer
 
 TOLD = (
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 139.80 GiB",
@@ -75,7 +75,7 @@ def test_it_is_told_apart_and_lets_go_of_the_call(error: Exception) -> None:
     assert program.held is not None
     assert program.held() is None
     with pytest.raises(PredictorOutOfMemory):
-        probe(program, CARD, (None, None, None))
+        first_answer(program, CARD, (None, None, None))
 
 
 @pytest.mark.parametrize("text", ["invalid argument", "shape mismatch", "memory format", "NaN"])

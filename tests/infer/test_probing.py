@@ -153,3 +153,10 @@ def test_dependence_on_the_batch_is_found(
     function: Callable[[NDArray[np.float32]], NDArray[np.float32]], tissue_like: Callable[..., np.ndarray]
 ) -> None:
     assert not batch_independent(Fake(function), tissue_like(3, 64), 4)
+
+
+def test_a_tile_on_which_the_model_fails_is_no_dependence(tissue_like: Callable[..., np.ndarray]) -> None:
+    tiles = tissue_like(3, 64)
+    tiles[1, 5, 7] = 0
+    assert batch_independent(Fake(lambda x: np.where(x == 0, np.nan, x)), tiles, 4)
+    assert not batch_independent(Fake(lambda x: np.where(x == 0, np.nan, x - 1e-6 * x.mean())), tiles, 4)

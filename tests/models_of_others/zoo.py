@@ -200,3 +200,18 @@ def outside(content: onnx.ModelProto, folder: Path, location: str = "weights.bin
         entry = tensor.external_data.add()
         entry.key, entry.value = key, str(value)
     return content
+
+
+def all_outside(
+    content: onnx.ModelProto, folder: Path, *, constants: bool = False, location: str = "weights.bin"
+) -> onnx.ModelProto:
+    """The model with every tensor in one file, the scalars and shapes too; `constants`: first made Constant nodes."""
+    if constants:
+        for tensor in list(content.graph.initializer):
+            content.graph.node.insert(0, helper.make_node("Constant", [], [tensor.name], value=tensor))
+        del content.graph.initializer[:]
+    onnx.save(
+        content, folder / "whole.onnx", save_as_external_data=True, location=location, size_threshold=0,
+        convert_attribute=True,
+    )  # fmt: skip
+    return onnx.load(folder / "whole.onnx", load_external_data=False)

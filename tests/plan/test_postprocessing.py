@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi_seg.card import ModelCard, named_classes
-from wsi_seg.errors import PlanError
+from wsi_seg.errors import PlanError, UsageError
 from wsi_seg.geometry import Box, Mpp
 from wsi_seg.plan import Crf, CrfWishes, FillHoles, Postprocessing, PostWishes, RemoveObjects, plan_postprocessing
 from wsi_seg.plan.postprocessing import MAX_MARGIN, postprocessing_notes
@@ -74,17 +74,27 @@ def test_an_object_is_small_exactly_where_its_area_is(area: float, y: float, x: 
         ({"min_object": {"": 0.0}}, "an area above 0"),
         ({"min_object": {"tumour": -1.0}}, "0 .* or more um2"),
         ({"min_object": {"": float("inf")}}, "an area above 0"),
-        ({"min_object": {"": 0.25}}, "a px is 0.25 um2.*use more than 0.25"),
-        ({"min_object": {"": 1e5}}, f"at most {MAX_MARGIN} px"),
         ({"crf": CrfWishes(radius_um=0)}, "--crf-radius 0"),
         ({"crf": CrfWishes(radius_um=float("nan"))}, "--crf-radius nan"),
-        ({"crf": CrfWishes(radius_um=9)}, "at most 8.25 um"),
         ({"crf": CrfWishes(iterations=0)}, "--crf-iterations 0"),
         ({"crf": CrfWishes(colour=0)}, "--crf-colour 0"),
         ({"crf": CrfWishes(weight=33)}, "--crf-weight 33"),
     ],
 )
-def test_refusals(wishes: dict[str, object], says: str) -> None:
+def test_what_no_slide_could_be_given_is_wrong_use(wishes: dict[str, object], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        planned(**wishes)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "says"),
+    [
+        ({"min_object": {"": 0.25}}, "a px is 0.25 um2.*use more than 0.25"),
+        ({"min_object": {"": 1e5}}, f"at most {MAX_MARGIN} px"),
+        ({"crf": CrfWishes(radius_um=9)}, "at most 8.25 um"),
+    ],
+)
+def test_what_does_not_fit_this_resolution_cannot_be_planned(wishes: dict[str, object], says: str) -> None:
     with pytest.raises(PlanError, match=says):
         planned(**wishes)
 

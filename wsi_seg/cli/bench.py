@@ -31,8 +31,8 @@ def bench(
     """Measure a model on every runtime and precision that runs it here.
 
     Speed is that of tiles that lie ready, without reading and blending; memory is that of the process, runtime
-    included; labels are compared with those of the first row. int8 and fp16 are measured where `wsi-seg export`
-    has left them beside the model.
+    included; labels are compared with those of the first row that runs. int8 and fp16 are measured where
+    `wsi-seg export` has left them beside the model.
     """
     from wsi_seg.engine.prepare import usable_cores
     from wsi_seg.export.benching import BenchRequest
@@ -45,7 +45,8 @@ def bench(
     for trial in measure(request):
         trials.append(trial)
         if not as_json:
-            _print_row(_row(trial, trials[0]), first=len(trials) == 1)
+            reference = next((one for one in trials if one.runs), trial)
+            _print_row(_row(trial, reference), first=len(trials) == 1)
     if as_json:
         print(json.dumps([trial.to_mapping() for trial in trials], indent=2))
     elif not any(trial.spec.precision == "int8" for trial in trials):
@@ -61,7 +62,7 @@ def _print_row(cells: tuple[str, ...], *, first: bool) -> None:
 def _row(trial: Trial, reference: Trial) -> tuple[str, ...]:
     name = Path(trial.spec.model).name[-24:]
     if not trial.runs:
-        return name, trial.spec.runtime, trial.spec.precision, "-", "-", "-", "-", trial.problem[:90]
+        return name, trial.spec.runtime, trial.spec.precision, "-", "-", "-", "-", trial.failure[:130]
     times = trial.mpx_per_s / reference.mpx_per_s if reference.mpx_per_s else 0
     result = trial.agreement
     same, loss = ("reference", "") if result is None else (

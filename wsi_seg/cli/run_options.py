@@ -123,7 +123,9 @@ def run_options(
     ] = "none",
     tta_scales: Annotated[str, typer.Option(help="And over copies at these scales, e.g. 0.75,1,1.25.")] = "1",
     weights: Annotated[Path | None, typer.Option(help="safetensors file for module:factory.")] = None,
-    runtime: Annotated[str, typer.Option(help="auto, onnxruntime, openvino, torch or tensorrt.")] = "auto",
+    runtime: Annotated[
+        str, typer.Option(help="auto, onnxruntime, openvino, torch, tensorrt or onnxruntime-tensorrt.")
+    ] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")] = "auto",
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda or cuda:N; auto: a GPU where a runtime can use one.")

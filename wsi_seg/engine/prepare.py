@@ -20,7 +20,14 @@ from wsi_seg.engine.stopping import check_stop
 from wsi_seg.engine.sums import BLENDS, chosen_blend
 from wsi_seg.engine.tolerance import readable_thumbnail
 from wsi_seg.engine.warm_up import touch_steps
-from wsi_seg.errors import MemoryBudgetError, MissingMppError, RegionReadError, UsageError
+from wsi_seg.errors import (
+    MemoryBudgetError,
+    MissingMppError,
+    PredictorError,
+    PredictorOutOfMemory,
+    RegionReadError,
+    UsageError,
+)
 from wsi_seg.geometry import Box
 from wsi_seg.slide.canvas import read_canvas
 
@@ -215,12 +222,20 @@ def _chosen(
     kept = concrete(model, predictor)
     if "auto" not in (model.runtime, model.precision):
         return kept, predictor, ()
-    if n_px / 1e6 < MEASURED_FROM_S * throughput(predictor, probes[:1], model.streams, seconds=0):
-        return kept, predictor, ()
+    failure: PredictorError | None = None
+    try:
+        if n_px / 1e6 < MEASURED_FROM_S * throughput(predictor, probes[:1], model.streams, seconds=0):
+            return kept, predictor, ()
+    except PredictorOutOfMemory:
+        return kept, predictor, ()  # smaller batches are `fitting_batch`'s to find
+    except PredictorError as error:  # it runs a made-up tile, and not this one: another runtime may
+        failure = error
     choice = choose_program(model, probes)
     if choice.spec != kept:
         predictor.close()
         predictor = load_predictor(choice.spec)
+    elif failure is not None:
+        raise failure
     return choice.spec, predictor, choice.notes()
 
 

@@ -171,8 +171,8 @@ def chosen_blend(asked: str, predictor: Predictor) -> str:
     if asked == "device" and not offered:
         raise UsageError(
             f"--blend device with model {predictor.card.name!r} on {predictor.facts.runtime}",
-            rule="predictions stay on the device for a single model on torch, without augmentation",
-            remedy="leave --blend out, or add --runtime torch",
+            rule="predictions stay on the device for a single torch model that answers probabilities, not augmented",
+            remedy="leave --blend out",
         )
     if asked == "auto":
         return "host"

@@ -42,15 +42,17 @@ class BenchRequest:
 
 
 def bench(request: BenchRequest) -> Iterator[Trial]:
-    """One trial after another, the reference first. Raises ModelError where the first model cannot be read."""
+    """One trial after another; the first that runs is the reference. Raises ModelError where no card can be read."""
     specs = [ModelSpec(model, streams=request.streams) for model in request.models]
     card = read_card(specs[0])
     tiles = draw_tiles(request.slides, card, request.n_tiles, 0, request.slide_mpp).judging
     with _torch_program(request.models[0]) as made:
-        todo = [candidate for spec in specs for candidate in candidates(spec, emulated=True)]
+        todo = [candidate for spec in specs for candidate in candidates(spec, thorough=True)]
         todo += [ModelSpec(str(path), streams=request.streams) for path in (*_beside(request.models), *made)]
+        reference: ModelSpec | None = None
         for spec in todo:
-            trial = _apart(spec, tiles, None if spec is todo[0] else todo[0])
+            trial = _apart(spec, tiles, reference)
+            reference = spec if reference is None and trial.runs else reference
             yield replace(trial, spec=spec.replaced(runtime=trial.spec.runtime, precision=trial.spec.precision))
 
 

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import OutputExistsError, ParityError, UsageError
-from wsi_seg.export.judging import Judge, Verdict
+from wsi_seg.export.judging import Judge, Verdict, warnings
 from wsi_seg.export.original import Original, open_original
 from wsi_seg.export.report import ExportReport
 from wsi_seg.export.request import FORMATS, ExportRequest
@@ -66,6 +66,7 @@ def export_model(request: ExportRequest, tell: Tell = lambda _: None) -> ExportR
                 "--min-agreement set the limits",
             )
         n_bytes = _publish(program, out)
+    notes = (*notes, *warnings(verdicts))
     n_tiles = (len(tiles.calibration) if request.precision == "int8" else 0, len(tiles.judging))
     return ExportReport(
         out, n_bytes, card, tuple(verdicts), n_tiles, tuple(layer.name for layer in kept.layers), kept.share, notes

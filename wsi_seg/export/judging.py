@@ -1,7 +1,9 @@
 """The exported program against the original on real tiles, on every runtime of this machine that takes it.
 
 Owns the gate. A runtime that is not here is told as not judged, never taken as passed in silence; what none of those
-that take the format runs has not passed.
+that take the format runs has not passed. A runtime that is here, loads the program and cannot run it is told as failed.
+That alone does not stop the export: it answers an error instead of other labels, so nobody gets a wrong mask from it,
+and on the runtimes that passed the program is right.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_seg.errors import ModelLoadError, PredictorError
+from wsi_seg.errors import ModelLoadError, PredictorError, PredictorOutOfMemory
 from wsi_seg.export.request import ExportRequest
 from wsi_seg.infer import Agreement, ModelSpec, Predictor, agreement, load_predictor
 
@@ -33,14 +35,16 @@ class Verdict:
 
     runtime: str
     agreement: Agreement | None
-    """None: not judged here."""
+    """None: not judged here, or failed."""
     problem: str = ""
-    """Why it was not judged."""
+    """Why there are no figures."""
+    failed: bool = False
+    """True where the runtime is here, loads the program, and cannot run it."""
 
     def to_mapping(self) -> dict[str, Any]:
         """JSON-able form."""
         figures = None if self.agreement is None else self.agreement.to_mapping()
-        return {"runtime": self.runtime, "agreement": figures, "problem": self.problem}
+        return {"runtime": self.runtime, "agreement": figures, "failed": self.failed, "problem": self.problem}
 
 
 class Judge:
@@ -65,10 +69,14 @@ class Judge:
             predictor = load_predictor(ModelSpec(str(program), runtime=runtime, trust_engine=True))
         except ModelLoadError as error:
             return Verdict(runtime, None, NO_GPU if "NVIDIA GPU" in str(error) else str(error))
+        except PredictorError as error:
+            if error.__cause__ is None:  # not the runtime's own: it ran, and its answers are no probabilities
+                raise
+            return Verdict(runtime, None, str(error), failed=True)
         try:
             return Verdict(runtime, agreement(self.reference, predictor, tiles))
         except PredictorError as error:
-            return Verdict(runtime, None, str(error))
+            return Verdict(runtime, None, str(error), failed=not isinstance(error, PredictorOutOfMemory))
         finally:
             predictor.close()
 
@@ -92,3 +100,12 @@ class Judge:
                     f"{self._request.max_dice_loss:g} may be lost"
                 )
         return found
+
+
+def warnings(verdicts: list[Verdict]) -> tuple[str, ...]:
+    """What a user must know of a program that passed: on which runtimes it fails."""
+    failed = [verdict.runtime for verdict in verdicts if verdict.failed]
+    able = [verdict.runtime for verdict in verdicts if verdict.agreement is not None]
+    if not failed or not able:
+        return ()
+    return (f"{' and '.join(failed)} cannot run this program; it was judged on {' and '.join(able)} alone",)

@@ -55,6 +55,8 @@ class ExportReport:
 
     def _told(self, verdict: Verdict) -> list[str]:
         result = verdict.agreement
+        if verdict.failed:
+            return [f"{verdict.runtime}: FAILED: it loads the program and cannot run it ({verdict.problem})"]
         if result is None:
             return [f"{verdict.runtime}: not judged here ({verdict.problem})"]
         lines = [

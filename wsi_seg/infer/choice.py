@@ -18,6 +18,7 @@ from tempfile import NamedTemporaryFile
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_seg.errors import PredictorError
 from wsi_seg.infer.constant import is_constant
 from wsi_seg.infer.cuda_driver import gpu_names
 from wsi_seg.infer.loading import load_predictor, member_cards, read_card
@@ -53,7 +54,7 @@ class Choice:
 def _told(trial: Trial, chosen: ModelSpec) -> str:
     name = f"{trial.spec.runtime} {trial.spec.precision}"
     if not trial.runs:
-        return f"{name} does not run ({trial.problem})"
+        return f"{name} {trial.failure}"
     text = f"{name} {trial.mpx_per_s:.1f} Mpx/s"
     if trial.agreement is not None:
         text += f", {100 * trial.agreement.argmax_agreement:.2f} % of labels as the first"
@@ -67,7 +68,7 @@ def choose_program(spec: ModelSpec, tiles: NDArray[np.uint8]) -> Choice:
 
     A candidate agrees when it labels at least `parity.MIN_ARGMAX_AGREEMENT` of the pixels as the reference does: the
     preferred runtime at the precision of the program. The choice is remembered per machine, versions and weights, so
-    that the same command gives the same bits tomorrow. Raises as `load_predictor`.
+    that the same command gives the same bits tomorrow. Raises as `load_predictor`; PredictorError where none runs.
     """
     others = [] if is_constant(spec.model) else candidates(spec)
     if len(others) <= 1:
@@ -82,18 +83,25 @@ def choose_program(spec: ModelSpec, tiles: NDArray[np.uint8]) -> Choice:
 
 
 def compare_candidates(specs: Sequence[ModelSpec], tiles: NDArray[np.uint8]) -> list[Trial]:
-    """All candidates against the first of them that runs. Raises ModelError of the last where none does."""
-    trials: list[Trial] = []
-    remaining = list(specs)
-    while remaining:
-        first = remaining.pop(0)
-        trial = try_candidate(first, tiles, None)
-        trials.append(trial)
-        if trial.runs or not remaining:
-            break
-    reference = load_predictor(trials[-1].spec)
+    """All candidates against the first of them that runs. Raises PredictorError with all reasons where none does."""
+    failed: list[Trial] = []
+    for number, spec in enumerate(specs, 1):
+        trial = try_candidate(spec, tiles, None)
+        if trial.runs:
+            return [trial, *failed, *_compared(trial.spec, specs[number:], tiles)]
+        failed.append(trial)
+    raise PredictorError(
+        f"no runtime here runs {specs[0].model}",
+        rule="; ".join(f"{trial.spec.runtime} on {trial.spec.device}: {trial.problem}" for trial in failed),
+        remedy="another --tile or --device, or export the model again",
+    )
+
+
+def _compared(first: ModelSpec, others: Sequence[ModelSpec], tiles: NDArray[np.uint8]) -> list[Trial]:
+    """The trials of `others`, with `first` as the reference."""
+    reference = load_predictor(first)
     try:
-        return [trials[-1], *trials[:-1], *(try_candidate(spec, tiles, reference) for spec in remaining)]
+        return [try_candidate(spec, tiles, reference) for spec in others]
     finally:
         reference.close()
 

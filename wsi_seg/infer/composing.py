@@ -5,18 +5,17 @@ Owns that order, and that all members of an ensemble run on one runtime. How a p
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
+from functools import partial
 
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import ModelLoadError
+from wsi_seg.infer.attempts import first_that_works
 from wsi_seg.infer.constant import is_constant
 from wsi_seg.infer.ensemble import EnsemblePredictor, joint_card
 from wsi_seg.infer.location import locate
 from wsi_seg.infer.protocol import ModelSpec, Predictor
 from wsi_seg.infer.tta import AugmentedPredictor, augmented_card
-
-_LOG = logging.getLogger(__name__)
 
 Load = Callable[[ModelSpec], Predictor]
 
@@ -43,20 +42,18 @@ def composed_card(spec: ModelSpec, read: Callable[[ModelSpec], ModelCard]) -> Mo
 def _averaged(spec: ModelSpec, load: Load) -> Predictor:
     if not spec.members:
         return load(spec.single[0])
-    failures: list[ModelLoadError] = []
-    for runtime in _common_runtimes(spec):
-        try:
-            members = _all_or_none([one.replaced(runtime=_runtime(one, runtime)) for one in spec.single], load)
-        except ModelLoadError as error:
-            failures.append(error)
-            _LOG.warning("ensemble on %s: %s", runtime, error)
-            continue
-        try:
-            return EnsemblePredictor(members, spec.shares)
-        except BaseException:
-            _close(members)
-            raise
-    raise failures[-1]
+    members = first_that_works(
+        (
+            f"ensemble on {runtime}",
+            partial(_all_or_none, [one.replaced(runtime=_runtime(one, runtime)) for one in spec.single], load),
+        )
+        for runtime in _common_runtimes(spec)
+    )
+    try:
+        return EnsemblePredictor(members, spec.shares)
+    except BaseException:
+        _close(members)
+        raise
 
 
 def _common_runtimes(spec: ModelSpec) -> list[str]:

@@ -7,7 +7,7 @@ no grid and no file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,8 +38,20 @@ class TorchTile:
         return tuple(self.values.shape)
 
     def copy(self) -> TorchTile:
-        """A tile that keeps nothing else of its batch alive."""
-        return TorchTile(self.values.clone())
+        """A tile that keeps nothing else of its batch alive; finished."""
+        return self._made(torch.clone)
+
+    def behind(self, constant: np.float32) -> TorchTile:
+        """The tile with a channel before its own that is `constant` everywhere; finished."""
+        return self._made(lambda values: torch.cat([torch.full_like(values[:1], float(constant)), values]))
+
+    def _made(self, make: Callable[[torch.Tensor], torch.Tensor]) -> TorchTile:
+        """What is made of the values, finished, so that any thread and stream may read it."""
+        lane = Lane(self.values.device)
+        with _on(lane, self.shape):
+            made = make(self.values)
+            lane.finish()
+            return TorchTile(made)
 
 
 class TorchBlend:

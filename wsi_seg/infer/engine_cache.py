@@ -1,7 +1,7 @@
 """Engines that were built on this machine, kept for the next run; owns who may put something there.
 
 An engine is executable, so only what this user alone can write is ever loaded: folder 0700, files 0600, published
-whole by renaming.
+whole by renaming. A runtime that keeps its engines itself gets a folder 0700 of its own inside.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from wsi_seg.user_cache import cache_folder
 
 _LOG = logging.getLogger(__name__)
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_OTHERS_ENTER = stat.S_IRWXG | stat.S_IRWXO
 
 
 def engine_name(program: bytes, card: ModelCard, where: tuple[str, str, str], profile: Profile) -> str:
@@ -41,25 +42,50 @@ def timing_name(where: tuple[str, str, str]) -> str:
 def read_kept(name: str) -> bytes | None:
     """What was published under a name; None where nothing was. Raises ModelLoadError where others could have put it."""
     path = _folder() / name
-    for checked in (path.parent, path):
-        try:
-            found = checked.lstat()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            _LOG.warning("cannot read %s: %s", checked, error.strerror)
-            return None
-        if stat.S_ISLNK(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & _OTHERS_WRITE:
-            raise ModelLoadError(
-                f"{checked} is a link, belongs to another user or may be written by others",
-                rule="engines are executable: they are loaded only from a folder that is yours alone",
-                remedy=f"remove {checked}",
-            )
     try:
+        for checked in (path.parent, path):
+            _refuse_foreign(checked, _OTHERS_WRITE)
         return path.read_bytes()
+    except FileNotFoundError:
+        return None
     except OSError as error:
+        if isinstance(error, ModelLoadError):
+            raise
         _LOG.warning("cannot read %s: %s", path, error.strerror)
         return None
+
+
+def own_folder(name: str) -> Path | None:
+    """A folder for a runtime that keeps its engines itself, made where there is none; None where it cannot be made.
+
+    Nobody else may enter it, so what rights the runtime gives to its files does not matter. Raises ModelLoadError where
+    others could have put something in it.
+    """
+    folder = _folder() / name
+    try:
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _refuse_foreign(folder.parent, _OTHERS_WRITE)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        _refuse_foreign(folder, _OTHERS_ENTER)
+        for file in folder.iterdir():
+            _refuse_foreign(file, 0)
+    except OSError as error:
+        if isinstance(error, ModelLoadError):
+            raise
+        _LOG.warning("engines are not kept in %s: %s", folder, error.strerror)
+        return None
+    return folder
+
+
+def _refuse_foreign(path: Path, rights: int) -> None:
+    """Raise ModelLoadError where others could have written a path, or have one of the `rights`; OSError as it comes."""
+    found = path.lstat()
+    if stat.S_ISLNK(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & rights:
+        raise ModelLoadError(
+            f"{path} is a link, belongs to another user or may be written by others",
+            rule="engines are executable: they are loaded only from a folder that is yours alone",
+            remedy=f"remove {path}",
+        )
 
 
 def publish(name: str, content: bytes) -> None:

@@ -1,17 +1,21 @@
 """From a spec to a predictor: find the program, complete its card, choose the runtime, probe once.
 
-Owns that order and the fall-back from OpenVINO to ONNX Runtime. Imports a runtime only when a spec needs it.
+Owns that order; which runtime is passed over for the next is `attempts`'. Imports a runtime only when a spec needs it.
 """
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wsi_seg.card import ModelCard
-from wsi_seg.errors import CardError, ModelLoadError
+from wsi_seg.errors import CardError, ModelLoadError, PredictorError
+from wsi_seg.infer.attempts import first_that_works
 from wsi_seg.infer.card_source import FoundCard, check_signature, find_card, fixed_input, has_card_file
 from wsi_seg.infer.composing import composed, composed_card
 from wsi_seg.infer.constant import constant_parts, is_constant
@@ -25,11 +29,9 @@ from wsi_seg.infer.location import (
 )
 from wsi_seg.infer.output_forms import NoneOfThem, Votes
 from wsi_seg.infer.places import places
-from wsi_seg.infer.predictor import ProgramPredictor, probe
+from wsi_seg.infer.predictor import ProgramPredictor, checked_channels, first_answer
 from wsi_seg.infer.probing import accepted_stride, measure_output_stride
 from wsi_seg.infer.protocol import ModelSpec, Predictor, Program, Signature
-
-_LOG = logging.getLogger(__name__)
 
 _DECIDING = ("mpp", "classes", "mean", "std", "channels", "layout", "activation", "threshold", "background", "output")
 """Fields of a card that change a result."""
@@ -50,20 +52,16 @@ def _load_program(spec: ModelSpec) -> Predictor:
     """The predictor of one program."""
     if is_constant(spec.model):
         constant, card = constant_parts(spec.model)
-        return _probed(constant, FoundCard(card.replaced(**spec.card.stated()), True))
+        card = card.replaced(**spec.card.stated())
+        return _checked(constant, first_answer(constant, card, (None, None, None)), FoundCard(card, True))
     location = locate(spec)
     module, signature = _signature(location, spec)
     found = _card(location, signature, spec)
-    failures: list[ModelLoadError] = []
-    for runtime, device in places(location.runtimes, spec, location.name):
-        try:
-            program = _open(runtime, location, module, (found.card, spec.replaced(device=device)))
-        except ModelLoadError as error:
-            failures.append(error)
-            _LOG.warning("%s on %s: %s", runtime, device, error)
-            continue
-        return _probed(program, found)
-    raise failures[-1]
+    program, answer = first_that_works(
+        (f"{runtime} on {device}", partial(_running, runtime, location, module, (found, spec.replaced(device=device))))
+        for runtime, device in places(location.runtimes, spec, location.name)
+    )
+    return _checked(program, answer, found)
 
 
 def read_card(spec: ModelSpec) -> ModelCard:
@@ -190,6 +188,10 @@ def _open(runtime: str, location: Location, module: Any, settings: tuple[ModelCa
         from wsi_seg.infer.onnxruntime_predictor import OnnxRuntimeProgram
 
         return OnnxRuntimeProgram(location.path, *settings)
+    if runtime == "onnxruntime-tensorrt":
+        from wsi_seg.infer.onnxruntime_tensorrt import OnnxRuntimeTensorrtProgram
+
+        return OnnxRuntimeTensorrtProgram(location.path, *settings)
     if runtime == "tensorrt":
         from wsi_seg.infer.tensorrt_predictor import TensorrtProgram
 
@@ -199,14 +201,30 @@ def _open(runtime: str, location: Location, module: Any, settings: tuple[ModelCa
     return TorchProgram(module, *settings)
 
 
-def _probed(program: Program, found: FoundCard) -> Predictor:
-    """The predictor, after one prediction has shown that card and program agree."""
+def _running(
+    runtime: str, location: Location, module: Any, settings: tuple[FoundCard, ModelSpec]
+) -> tuple[Program, NDArray[np.floating[Any]]]:
+    """The program on one runtime, and its answer for one tile: some load what they cannot run.
+
+    Raises ModelLoadError, PredictorError.
+    """
+    found, spec = settings
+    program = _open(runtime, location, module, (found.card, spec))
+    if found.signature.gives_labels:
+        program = Votes(program, found.card)
+    try:
+        return program, first_answer(program, found.card, fixed_input(found.signature, found.card.layout))
+    except PredictorError:
+        program.close()
+        raise
+
+
+def _checked(program: Program, answer: NDArray[np.floating[Any]], found: FoundCard) -> Predictor:
+    """The predictor, if the program's first answer is what the card promises. Raises CardError, PredictorError."""
     card, signature = found.card, found.signature
     fixed = fixed_input(signature, card.layout)
-    if signature.gives_labels:
-        program = Votes(program, card)
     independent = card.activation == "sigmoid" or signature.last_operation == "Sigmoid"
-    n_channels = probe(program, card, fixed, independent=independent)
+    n_channels = checked_channels(answer, card, fixed[0] or 1, independent=independent)
     if 1 < n_channels < card.n_classes:
         program, n_channels = NoneOfThem(program, card.threshold), n_channels + 1
     predictor = ProgramPredictor(program, card, n_channels, fixed)

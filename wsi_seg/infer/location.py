@@ -29,6 +29,8 @@ _RUNTIMES = {
     "torchscript": ("torch",),
     "factory": ("torch",),
 }
+ON_REQUEST = {"onnx": ("onnxruntime-tensorrt",)}
+"""Runtimes that `auto` leaves alone."""
 _RUN_PROGRAM = "model.onnx"
 """The program in a folder that `wsi-seg train` leaves."""
 STORED = ("fp16", "int8")
@@ -165,10 +167,10 @@ def file_sha256(path: Path) -> str:
 
 
 def _with_runtimes(spec: ModelSpec, kind: str, path: Path) -> Location:
-    able = _RUNTIMES[kind]
-    if spec.runtime not in ("auto", *able):
+    able, all_able = _RUNTIMES[kind], (*_RUNTIMES[kind], *ON_REQUEST.get(kind, ()))
+    if spec.runtime not in ("auto", *all_able):
         raise ModelLoadError(
-            f"runtime {spec.runtime} for {spec.model}", rule=f"{kind} programs run on {' or '.join(able)}",
+            f"runtime {spec.runtime} for {spec.model}", rule=f"{kind} programs run on {' or '.join(all_able)}",
             remedy="leave --runtime auto, or export the model to another format",
         )  # fmt: skip
     if spec.weights is not None and kind != "factory":

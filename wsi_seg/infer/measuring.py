@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from wsi_seg.errors import ModelError
 from wsi_seg.infer.lanes import default_batch
 from wsi_seg.infer.loading import load_predictor
-from wsi_seg.infer.location import locate, variants
+from wsi_seg.infer.location import ON_REQUEST, locate, variants
 from wsi_seg.infer.parity import Agreement, agreement
-from wsi_seg.infer.places import places
+from wsi_seg.infer.places import missing_for_gpu, places
 from wsi_seg.infer.protocol import ModelSpec, Predictor, RuntimeFacts
 
 _SECONDS = 0.4
@@ -33,6 +33,7 @@ class Trial:
     spec: ModelSpec
     """With its runtime and precision made concrete."""
     facts: RuntimeFacts | None = None
+    """None where it could not be loaded."""
     mpx_per_s: float = 0.0
     """Megapixels of tiles per second, all streams together; 0 where it did not run."""
     agreement: Agreement | None = None
@@ -47,6 +48,16 @@ class Trial:
         """True where there are figures."""
         return not self.problem
 
+    @property
+    def failure(self) -> str:
+        """In words what became of one that does not run.
+
+        >>> Trial(ModelSpec("m.onnx"), problem="no such operator").failure
+        'does not run (no such operator)'
+        """
+        told = "does not run" if self.facts is None else "loads the program, but fails to run it"
+        return f"{told} ({self.problem})"
+
     def to_mapping(self) -> dict[str, Any]:
         """JSON-able form."""
         return {
@@ -57,26 +68,30 @@ class Trial:
             "mpx_per_s": round(self.mpx_per_s, 3),
             "peak_bytes": self.peak_bytes,
             "agreement": None if self.agreement is None else self.agreement.to_mapping(),
+            "loaded": self.facts is not None,
             "problem": self.problem,
         }
 
 
-def candidates(spec: ModelSpec, *, emulated: bool = False) -> list[ModelSpec]:
+def candidates(spec: ModelSpec, *, thorough: bool = False) -> list[ModelSpec]:
     """Every runtime and precision that may run a spec here, in order of preference, the reference first.
 
-    What the spec states is kept. On a GPU torch is tried in fp16 too.
-    bf16 is a candidate where the CPU multiplies it in hardware, or `emulated` is wanted;
-    fp16 and int8 where a program of that precision lies beside the model. Raises ModelLoadError.
+    What the spec states is kept. On a GPU torch is tried in fp16 too. bf16 is a candidate where the CPU multiplies it
+    in hardware; fp16 and int8 where a program of that precision lies beside the model. `thorough`: emulated bf16, and
+    runtimes that `auto` leaves alone, too. Raises ModelLoadError.
     """
     location = locate(spec.replaced(precision="auto"))
     found = places(location.runtimes, spec, location.name)
+    if thorough and spec.runtime == "auto" and spec.device != "cpu":
+        able = tuple(runtime for runtime in ON_REQUEST.get(location.kind, ()) if not missing_for_gpu(runtime))
+        found = [*found, *(places(able, spec, location.name) if able else [])]
     plain = [spec.replaced(runtime=runtime, device=device) for runtime, device in found]
     if spec.precision != "auto":
         return plain
     halved = [
         spec.replaced(runtime=runtime, device=device, precision="bf16" if device == "cpu" else "fp16")
         for runtime, device in found
-        if (runtime == "openvino" and (emulated or _native_bf16())) or (runtime == "torch" and device != "cpu")
+        if (runtime == "openvino" and (thorough or _native_bf16())) or (runtime == "torch" and device != "cpu")
     ]
     stored = [item.replaced(precision=precision) for precision in variants(spec) for item in plain]
     return [*plain, *halved, *stored]
@@ -92,7 +107,7 @@ def try_candidate(spec: ModelSpec, tiles: NDArray[np.uint8], reference: Predicto
         speed = throughput(predictor, tiles, spec.streams)
         result = None if reference is None else agreement(reference, predictor, tiles)
     except ModelError as error:
-        return Trial(spec, predictor.facts, problem=str(error.what))
+        return Trial(concrete(spec, predictor), predictor.facts, problem=str(error.what))
     finally:
         predictor.close()
     return Trial(concrete(spec, predictor), predictor.facts, speed, result)

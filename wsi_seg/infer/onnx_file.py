@@ -1,4 +1,4 @@
-"""What an ONNX file says of itself, read without compiling it.
+"""What an ONNX file says of itself, read without compiling it, and its content with external data brought inside.
 
 Owns the signature: input, outputs, the card in the metadata, the operations that look at a whole tile. Refuses programs
 that do not take one image. Knows no runtime.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from wsi_seg.card import METADATA_KEY
 from wsi_seg.errors import ModelLoadError
@@ -25,6 +26,8 @@ _TILE_WIDE = frozenset({
     "InstanceNormalization", "GroupNormalization", "MeanVarianceNormalization", "GlobalAveragePool", "GlobalMaxPool",
     "GlobalLpPool",
 })  # fmt: skip
+_SMALL_VALUES = 1024
+"""A tensor of up to so many values may be a shape, a scale or a list of axes, which decide the shapes in a graph."""
 _SPATIAL = ({2, 3}, {-2, -1}, {1, 2}, {-3, -2})
 """Pairs of axes that are height and width, planar or not."""
 
@@ -35,6 +38,7 @@ def read_signature(path: Path) -> Signature:
     with _one_error(path):
         onnx_trust.external_files(path, model)
         onnx_trust.check_trust(path, model)
+        _bring_inside(path, model)
         return _signature(path, model)
 
 
@@ -75,6 +79,31 @@ def read_whole(path: Path) -> bytes:
     except Exception as error:  # protobuf raises its own; a message over 2 GiB cannot be made
         raise ModelLoadError(f"{path} cannot be read in one piece: {error}") from error
     return content
+
+
+def with_small_inside(path: Path) -> bytes | None:
+    """The program with its small external tensors inside and the large ones where they are; None where it has none.
+
+    ONNX Runtime refuses a graph whose shapes follow from values that lie in another file, such as the scales of a
+    Resize: it works the shapes out before it opens that file. Raises ModelLoadError.
+    """
+    model = _parse(path)
+    with _one_error(path):
+        if not onnx_trust.external_files(path, model):
+            return None
+        onnx_trust.check_trust(path, model)
+        _bring_inside(path, model)
+        content: bytes = model.SerializeToString()
+        return content
+
+
+def _bring_inside(path: Path, model: Any) -> None:
+    """Read the small external tensors of a model that was found safe."""
+    for tensor in onnx_trust.outside(model):
+        if prod(tensor.dims) <= _SMALL_VALUES and tensor.data_type != TensorProto.STRING:
+            tensor.raw_data = onnx_trust.external_values(path, tensor)
+            tensor.ClearField("external_data")
+            tensor.data_location = TensorProto.DEFAULT
 
 
 @contextmanager

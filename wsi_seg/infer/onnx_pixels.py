@@ -54,6 +54,13 @@ def from_pixels(content: bytes, card: ModelCard) -> bytes:
     return changed
 
 
+def pixel_axes(content: bytes) -> tuple[int | None, int | None, int | None]:
+    """(N, H, W) that a program made by `from_pixels` demands; None where it takes any."""
+    (port,) = (port for port in onnx.ModelProto.FromString(content).graph.input if port.name == PIXELS)
+    count, height, width, _ = (dim.dim_value or None for dim in port.type.tensor_type.shape.dim)
+    return count, height, width
+
+
 def _constants(card: ModelCard) -> list[Any]:
     std = np.array(card.std)
     return [

@@ -56,8 +56,24 @@ def external_files(path: Path, model: Any) -> list[Path]:
     Raises ModelLoadError where one is absolute, a link, missing, or outside the program's folder: a model must not
     make its runtime open other files.
     """
-    places = (_place(tensor) for tensor in _tensors(model) if tensor.external_data)
-    return sorted({_inside(path, place.get("location", "")) for place in places})
+    return sorted({_inside(path, _place(tensor).get("location", "")) for tensor in outside(model)})
+
+
+def outside(model: Any) -> Iterator[Any]:
+    """The tensors of a file whose values lie in another one."""
+    return (tensor for tensor in _tensors(model) if tensor.external_data)
+
+
+def external_values(path: Path, tensor: Any) -> bytes:
+    """The bytes of a tensor that `outside` gave, of a file that `check_trust` accepted. Raises ModelLoadError."""
+    place = _place(tensor)
+    source = _inside(path, place.get("location", ""))
+    try:
+        with source.open("rb") as file:
+            file.seek(int(place.get("offset", 0)))
+            return file.read(_expected_bytes(tensor))
+    except OSError as error:
+        raise ModelLoadError(f"cannot read {source}: {error.strerror}") from error
 
 
 def _place(tensor: Any) -> dict[str, str]:
@@ -78,12 +94,10 @@ def _inside(path: Path, location: str) -> Path:
 
 def _check_tensor(path: Path, tensor: Any) -> None:
     """Refuse a tensor that holds fewer or more values than its dimensions say."""
-    kind = TensorProto.DataType.Name(tensor.data_type) if tensor.data_type in TensorProto.DataType.values() else ""
+    kind = _kind(tensor)
     if kind in ("", "UNDEFINED", "STRING"):
         return
-    count = prod(tensor.dims)
-    bits = _PACKED_BITS.get(kind) or 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    expected = -(-count * bits // 8)
+    expected, bits = _expected_bytes(tensor), _bits(tensor)
     if tensor.external_data:
         found = _external_bytes(path, tensor, expected)
     elif tensor.HasField("raw_data"):
@@ -98,6 +112,21 @@ def _check_tensor(path: Path, tensor: Any) -> None:
             rule="a tensor has as many values as its dimensions say",
             remedy="the file is damaged; export or fetch it again",
         )
+
+
+def _kind(tensor: Any) -> str:
+    """Name of the element type, empty where ONNX knows none of that number."""
+    return TensorProto.DataType.Name(tensor.data_type) if tensor.data_type in TensorProto.DataType.values() else ""
+
+
+def _bits(tensor: Any) -> int:
+    """Of one value of a type that has a fixed size."""
+    return _PACKED_BITS.get(_kind(tensor)) or 8 * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+
+
+def _expected_bytes(tensor: Any) -> int:
+    """What the dimensions come to, for such a type."""
+    return int(-(-prod(tensor.dims) * _bits(tensor) // 8))
 
 
 def _external_bytes(path: Path, tensor: Any, expected: int) -> int:

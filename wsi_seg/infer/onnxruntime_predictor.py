@@ -1,12 +1,16 @@
 """ONNX Runtime on CPU or GPU: the only file of this room that imports onnxruntime.
 
-Owns the session, its options and that it really runs where it was asked to: ONNX Runtime itself falls back to the CPU
-in silence. On a CPU pixels are packed before it; on a GPU they go up as bytes, are converted in the graph, and lie in
-memory that is bound once per lane. Knows no card file and checks no result.
+Owns sessions, their options and that they really run where they were asked to: ONNX Runtime itself falls back to the
+CPU in silence. On a CPU pixels are packed before it; on a GPU they go up as bytes, are converted in the graph, and lie
+in memory that is bound once per lane. Knows no card file and checks no result.
 """
 
 from __future__ import annotations
 
+import io
+import logging
+from contextlib import redirect_stdout
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +23,30 @@ from wsi_seg.errors import ModelLoadError, PredictorError
 from wsi_seg.infer.activation import activated
 from wsi_seg.infer.cuda_driver import LockedArray, gpu_names
 from wsi_seg.infer.lanes import GPU_LANES, Lanes
-from wsi_seg.infer.onnx_file import read_whole
+from wsi_seg.infer.onnx_file import read_whole, with_small_inside
 from wsi_seg.infer.onnx_pixels import PIXELS, PROBABILITIES, from_pixels
 from wsi_seg.infer.output_forms import planar
 from wsi_seg.infer.pixels import pixel_feed
+from wsi_seg.infer.places import device_number
 from wsi_seg.infer.protocol import ModelSpec, RuntimeFacts
 
-_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_LOG = logging.getLogger(__name__)
+
+_CPU, _CUDA, _TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 _CUDA_OPTIONS = {
     "use_tf32": "0",  # fp32 is fp32; TF32 keeps 11 bits
     "cudnn_conv_algo_search": "HEURISTIC",  # searching picks by time: another run, other bits
 }
+_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 _SILENT = 4  # severity from which the C++ side logs to stderr: fatal only, errors arrive as exceptions
+
+
+_REMEDIES = {
+    _CUDA: "it needs CUDA and cuDNN: pip install 'onnxruntime-gpu[cuda,cudnn]'",
+    _TENSORRT: "it needs TensorRT in the version that this onnxruntime-gpu was built for, see pip install tensorrt; "
+    "programs that TensorRT cannot take whole run with --runtime onnxruntime",
+    _CPU: "",
+}
 
 
 def has_cuda() -> bool:
@@ -38,31 +54,52 @@ def has_cuda() -> bool:
     return _CUDA in ort.get_available_providers()
 
 
+def has_tensorrt() -> bool:
+    """True for a build with the TensorRT provider; likewise."""
+    return _TENSORRT in ort.get_available_providers()
+
+
+def runtime_version() -> str:
+    """Version of ONNX Runtime."""
+    return str(ort.__version__)
+
+
+def gpu_device(spec: ModelSpec) -> tuple[int, str]:
+    """Number of the GPU that a spec names, and what `RuntimeFacts` call it. Raises ModelLoadError."""
+    number, names = device_number(spec.device), gpu_names()
+    if number >= len(names):
+        raise ModelLoadError(f"device {spec.device}", rule=f"{len(names)} NVIDIA GPUs answer here")
+    return number, f"cuda:{number} {names[number]}"
+
+
+def refuse_bf16(path: Path, spec: ModelSpec) -> None:
+    """Raise ModelLoadError where bf16 is asked for."""
+    if spec.precision == "bf16":
+        raise ModelLoadError(
+            f"precision bf16 for {path} on ONNX Runtime", rule="it computes in the precision the program has",
+            remedy="use --runtime openvino",
+        )  # fmt: skip
+
+
 class OnnxRuntimeProgram:
     """An ONNX file; one session serves all threads."""
 
     def __init__(self, path: Path, card: ModelCard, spec: ModelSpec) -> None:
-        if spec.precision == "bf16":
-            raise ModelLoadError(
-                f"precision bf16 for {path} on ONNX Runtime", rule="it computes in the precision the program has",
-                remedy="use --runtime openvino",
-            )  # fmt: skip
+        refuse_bf16(path, spec)
         self._name, self._card = str(path), card
         self._lanes: Lanes[BoundLane] | None = None
         device = "CPU"
         if spec.device.startswith("cuda"):
-            number = int(spec.device.partition(":")[2] or 0)
-            if number >= len(gpu_names()):
-                raise ModelLoadError(f"device {spec.device}", rule=f"{len(gpu_names())} NVIDIA GPUs answer here")
-            device = f"cuda:{number} {gpu_names()[number]}"
-            self._session: Any = _session(from_pixels(read_whole(path), card), spec, self._name)
+            number, device = gpu_device(spec)
+            options = {"device_id": str(number), **_CUDA_OPTIONS}
+            self._session: Any = make_session(from_pixels(read_whole(path), card), (spec, self._name), options)
             self._lanes = Lanes(lambda: BoundLane(self._session, ("cuda", number)), GPU_LANES)
         else:
-            self._session = _session(path, spec, self._name)
+            self._session = make_session(with_small_inside(path) or path, (spec, self._name), {})
         port = self._session.get_inputs()[0]
         self._input, self._outputs = port.name, [card.output] if card.output else None
         self._convert = pixel_feed(card, port.type)
-        self.facts = RuntimeFacts("onnxruntime", ort.__version__, device, card.precision)
+        self.facts = RuntimeFacts("onnxruntime", runtime_version(), device, card.precision)
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
         """(N, H, W, 3) uint8 -> (N, C, H, W) float32."""
@@ -124,24 +161,55 @@ class BoundLane:
         self._binding, self._shape = binding, shape
 
 
-def _session(program: Path | bytes, spec: ModelSpec, name: str) -> Any:
+def make_session(program: Path | bytes, asked: tuple[ModelSpec, str], options: dict[str, str]) -> Any:
+    """A session of a program on the provider that a spec means, and on no other.
+
+    `asked` is the spec and the path of the program for messages, in whose folder external data lies; `options` are the
+    provider's. Raises ModelLoadError.
+    """
+    spec, name = asked
+    wanted = _provider(spec)
+    if wanted != _CPU:
+        _load_cuda()
+    source = str(program) if isinstance(program, Path) else program
+    try:
+        # Without its own fall-back, which prints to stdout and goes on to the CPU, at the start and in the middle.
+        session = ort.InferenceSession(
+            source, _settings(spec, wanted, name), providers=[(wanted, options)], enable_fallback=0
+        )
+    except Exception as error:  # onnxruntime's exceptions share no base but Exception
+        raise ModelLoadError(f"ONNX Runtime cannot read {name}: {error}", remedy=_REMEDIES[wanted]) from error
+    if session.get_providers()[0] != wanted:
+        raise ModelLoadError(
+            f"ONNX Runtime runs {name} on {session.get_providers()[0]}", rule=f"not on {wanted}",
+            remedy=_REMEDIES[wanted],
+        )  # fmt: skip
+    return session
+
+
+@lru_cache(maxsize=1)
+def _load_cuda() -> None:
+    """Load CUDA and cuDNN from where pip puts them: ONNX Runtime does not look there. What it lacks it would print."""
+    with redirect_stdout(io.StringIO()) as said:
+        ort.preload_dlls()
+    _LOG.debug("%s", said.getvalue())
+
+
+def _provider(spec: ModelSpec) -> str:
+    if not spec.device.startswith("cuda"):
+        return _CPU
+    return _TENSORRT if spec.runtime == "onnxruntime-tensorrt" else _CUDA
+
+
+def _settings(spec: ModelSpec, provider: str, name: str) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = spec.threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = _SILENT
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would eat the readers' time
-    wanted = _CUDA if spec.device.startswith("cuda") else _CPU
-    number = spec.device.partition(":")[2] or "0"
-    provider: Any = (_CUDA, {"device_id": number, **_CUDA_OPTIONS}) if wanted == _CUDA else _CPU
-    source = str(program) if isinstance(program, Path) else program
-    try:
-        session = ort.InferenceSession(source, options, providers=[provider])
-    except Exception as error:  # onnxruntime's exceptions share no base but Exception
-        raise ModelLoadError(f"ONNX Runtime cannot read {name}: {error}") from error
-    if session.get_providers()[0] != wanted:
-        remedy = "it needs CUDA and cuDNN: pip install 'onnxruntime-gpu[cuda,cudnn]'" if wanted == _CUDA else ""
-        raise ModelLoadError(
-            f"ONNX Runtime runs {name} on {session.get_providers()[0]}", rule=f"not on {wanted}", remedy=remedy
-        )
-    return session
+    # The folder of what stays outside a program that is given as bytes.
+    options.add_session_config_entry(_EXTERNAL_FOLDER, str(Path(name).absolute().parent))
+    if provider == _TENSORRT:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")  # all of the program, or an error
+    return options

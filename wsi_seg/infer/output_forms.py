@@ -7,14 +7,14 @@ lie. Knows no runtime and no file.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import PredictorError
-from wsi_seg.infer.protocol import Program
+from wsi_seg.infer.protocol import DeviceProgram, DeviceTile, Program
 
 _LEVELS = 65535
 """Steps of a quantised probability, as in `wsi_kernels.quantise`."""
@@ -104,6 +104,15 @@ class NoneOfThem:
         result = np.empty((count, 1 + channels, *size), np.float32)
         result[:, 0], result[:, 1:] = self._constant, output
         return result
+
+    @property
+    def device_blend(self) -> Any:
+        """That of the program; None where it has none."""
+        return getattr(self._program, "device_blend", None)
+
+    def run_on_device(self, batch: NDArray[np.uint8]) -> list[DeviceTile]:
+        """As `run`, each tile left on the device; only where `device_blend` is not None."""
+        return [tile.behind(self._constant) for tile in cast("DeviceProgram", self._program).run_on_device(batch)]
 
     def close(self) -> None:
         """Close the program."""

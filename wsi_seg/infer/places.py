@@ -13,7 +13,7 @@ from wsi_seg.infer.cuda_driver import gpu_names
 from wsi_seg.infer.protocol import ModelSpec
 
 _ON_CPU = ("openvino", "onnxruntime", "torch")
-_ON_GPU = ("onnxruntime", "torch", "tensorrt")
+_ON_GPU = ("onnxruntime", "torch", "tensorrt", "onnxruntime-tensorrt")
 """In order of preference: an engine takes minutes to build, so TensorRT is measured against ONNX Runtime, not first."""
 
 Place = tuple[str, str]
@@ -57,6 +57,10 @@ def missing_for_gpu(runtime: str) -> str:
         from wsi_seg.infer.onnxruntime_predictor import has_cuda
 
         return "" if has_cuda() else "this onnxruntime is the CPU build; onnxruntime-gpu is missing"
+    if runtime == "onnxruntime-tensorrt":
+        from wsi_seg.infer.onnxruntime_predictor import has_tensorrt
+
+        return "" if has_tensorrt() else "this onnxruntime has no TensorRT provider; onnxruntime-gpu has one"
     if find_spec("torch") is None:
         return f"{runtime} needs torch, which is not installed"
     from wsi_seg.infer.torch_device import missing_for_cuda

@@ -69,22 +69,27 @@ class ProgramPredictor:
             program.close()
 
 
-def probe(program: Program, card: ModelCard, fixed_input: FixedInput, *, independent: bool = False) -> int:
-    """Number of output channels, found by one prediction at the tile size. Raises CardError, PredictorError.
-
-    `independent`: the channels are sigmoids, for which there may be one class more.
-    """
+def first_answer(program: Program, card: ModelCard, fixed_input: FixedInput) -> NDArray[np.floating[Any]]:
+    """What a program answers for a made-up tile of the card's size. Raises PredictorError as `Program.run` does."""
     side, count = card.tile_size, fixed_input[0] or 1
     batch = np.full((count, side, side, 3), card.background, np.uint8)
     batch[:, : side // 2, : side // 2] = (128, 64, 160)
     batch[:, side // 2 :, : side // 2] = np.random.default_rng(0).integers(0, 256, (side - side // 2, side // 2, 3))
     check_batch(batch, card, fixed_input)
-    output = _run(program, batch, card)
-    if output.ndim != 4 or output.shape[0] != count or output.shape[2:] != (side, side):
-        raise _wrong_shape(output, batch, card)
-    n_channels = int(output.shape[1])
+    return _run(program, batch, card)
+
+
+def checked_channels(answer: NDArray[np.floating[Any]], card: ModelCard, count: int, *, independent: bool) -> int:
+    """Number of output channels of a `first_answer` for `count` tiles. Raises CardError, PredictorError.
+
+    `independent`: the channels are sigmoids, for which there may be one class more.
+    """
+    side = card.tile_size
+    if answer.ndim != 4 or answer.shape[0] != count or answer.shape[2:] != (side, side):
+        raise _wrong_shape(answer, (count, side, side, 3), card)
+    n_channels = int(answer.shape[1])
     check_channels(card, n_channels, independent=independent)
-    checked(output, (count, n_channels, side, side), card)
+    checked(answer, (count, n_channels, side, side), card)
     return n_channels
 
 
@@ -104,8 +109,8 @@ def _run(program: Program, batch: NDArray[np.uint8], card: ModelCard) -> NDArray
         ) from error
 
 
-def _wrong_shape(output: NDArray[Any], batch: NDArray[np.uint8], card: ModelCard) -> PredictorError:
-    what = f"model {card.name!r} turns input {batch.shape} into output {output.shape}"
+def _wrong_shape(output: NDArray[Any], shape: tuple[int, ...], card: ModelCard) -> PredictorError:
+    what = f"model {card.name!r} turns input {shape} into output {output.shape}"
     side = card.tile_size
     lower = output.ndim == 4 and output.shape[2] == output.shape[3] and 0 < output.shape[2] < side
     if lower and side % output.shape[2] == 0:

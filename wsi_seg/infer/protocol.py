@@ -19,7 +19,7 @@ from wsi_seg.card import ModelCard, SegmentationClass
 from wsi_seg.errors import UsageError
 from wsi_seg.infer.augmentation import NO_AUGMENTATION, Augmentation
 
-RUNTIMES = ("auto", "onnxruntime", "openvino", "torch", "tensorrt")
+RUNTIMES = ("auto", "onnxruntime", "openvino", "torch", "tensorrt", "onnxruntime-tensorrt")
 DEVICES = r"auto|cpu|cuda(:\d+)?"
 """What a device may be called."""
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
@@ -30,7 +30,7 @@ class RuntimeFacts:
     """The runtime that is really in use, not the one that was asked for."""
 
     runtime: str
-    """`openvino`, `onnxruntime`, `torch`, `tensorrt` or `numpy`."""
+    """`openvino`, `onnxruntime`, `torch`, `tensorrt`, `onnxruntime-tensorrt` or `numpy`."""
     version: str
     device: str
     """`CPU`, or the GPU by number and product name, such as `cuda:0 NVIDIA H200`."""
@@ -228,7 +228,10 @@ class DeviceTile(Protocol):
         """(C, H, W)."""
 
     def copy(self) -> DeviceTile:
-        """A tile that keeps nothing else of its batch alive."""
+        """A tile that keeps nothing else of its batch alive; finished."""
+
+    def behind(self, constant: np.float32) -> DeviceTile:
+        """The tile with a channel before its own that is `constant` everywhere; finished."""
 
 
 class DeviceProgram(Program, Protocol):

@@ -21,7 +21,8 @@ from wsi_seg.infer.tensorrt_library import load_library, make_logger, make_netwo
 
 ENGINE_SUFFIX = ".engine"
 _MAGIC = b"wsi-seg engine 1\n"
-_WORKSPACE_BYTES = 4 << 30
+WORKSPACE_BYTES = 4 << 30
+"""Memory of the GPU that a layer may take for itself while it runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,7 @@ def _built(library: Any, program: bytes, profile: Profile, timings: list[bytes] 
             "their ranges symmetric",
         )
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, _WORKSPACE_BYTES)
+    config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     config.clear_flag(library.BuilderFlag.TF32)  # fp32 is fp32: TF32 keeps 11 bits
     _add_profile(builder, config, network, profile)
     cache = None if library.__name__ == "tensorrt_rtx" else _timing_cache(config, timings)

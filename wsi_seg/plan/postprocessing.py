@@ -12,7 +12,7 @@ from math import ceil, isfinite, isqrt, sqrt
 from typing import Any, ClassVar
 
 from wsi_seg.card import ModelCard
-from wsi_seg.errors import PlanError
+from wsi_seg.errors import PlanError, UsageError
 from wsi_seg.geometry import Box, Mpp
 
 ALL = ""
@@ -157,7 +157,8 @@ def plan_postprocessing(wishes: PostWishes, card: ModelCard, canvas_mpp: Mpp) ->
     """The steps asked for, in px: CRF, then holes, then objects, so that an object is judged whole.
 
     Raises:
-        PlanError: an unknown class, a value out of range, an area of less than two px, or too large a margin.
+        UsageError: an unknown class, or a value that is out of range on every slide.
+        PlanError: what does not fit this slide's px: an area of less than two, too large a radius or margin.
     """
     steps: list[Step] = []
     if wishes.crf is not None:
@@ -193,13 +194,10 @@ def postprocessing_notes(planned: Postprocessing, block: int, *, batch_independe
 
 def _crf(wishes: CrfWishes, mpp: Mpp) -> Crf:
     px_um = sqrt(mpp.y * mpp.x)
-    radius = max(1, round(wishes.radius_um / px_um)) if isfinite(wishes.radius_um) and wishes.radius_um > 0 else 0
+    most = f"at most {(MAX_CRF_RADIUS + 0.5) * px_um:.3g} um ({MAX_CRF_RADIUS} px here)"
+    asked = f"--crf-radius {wishes.radius_um:g}"
     checks = (
-        (
-            1 <= radius <= MAX_CRF_RADIUS,
-            f"--crf-radius {wishes.radius_um:g}",
-            f"above 0 and at most {(MAX_CRF_RADIUS + 0.5) * px_um:.3g} um ({MAX_CRF_RADIUS} px here)",
-        ),
+        (isfinite(wishes.radius_um) and wishes.radius_um > 0, asked, f"above 0 and {most}"),
         (
             1 <= wishes.iterations <= MAX_CRF_ITERATIONS,
             f"--crf-iterations {wishes.iterations}",
@@ -214,7 +212,10 @@ def _crf(wishes: CrfWishes, mpp: Mpp) -> Crf:
     )
     for sound, what, rule in checks:
         if not sound:
-            raise PlanError(what, rule=rule)
+            raise UsageError(what, rule=rule)
+    radius = max(1, round(wishes.radius_um / px_um))
+    if radius > MAX_CRF_RADIUS:
+        raise PlanError(asked, rule=most)
     return Crf(radius, wishes.iterations, float(wishes.colour), float(wishes.weight))
 
 
@@ -224,10 +225,10 @@ def _limits(option: str, areas: Mapping[str, float], card: ModelCard, mpp: Mpp) 
     for name, area in areas.items():
         if name != ALL and name not in names[1:]:
             what = f"{option} for class {name!r}"
-            raise PlanError(what, rule=f"classes other than the first: {', '.join(names[1:])}")
+            raise UsageError(what, rule=f"one of the classes other than the first: {', '.join(names[1:])}")
         least = "0 (the class is left alone)" if name != ALL else "an area above 0"
         if not (isfinite(area) and (area > 0 or (area == 0 and name != ALL))):
-            raise PlanError(f"{option} {area:g}", rule=f"{least}, in um2" if name == ALL else f"{least} or more um2")
+            raise UsageError(f"{option} {area:g}", rule=f"{least}, in um2" if name == ALL else f"{least} or more um2")
     px_um2 = mpp.y * mpp.x
     asked = [areas.get(name, areas.get(ALL)) for name in names[1:]]
     limits = [0 if area is None else ceil(area / px_um2) for area in asked]
