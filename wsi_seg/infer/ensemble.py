@@ -39,6 +39,7 @@ class EnsemblePredictor:
         self.n_channels = members[0].n_channels
         # Of the programs: the constant of a class that one of them lacks is no opinion, and is not averaged as one.
         _check_equal("output channels", self.card, [_own_channels(member) for member in members], _names(members))
+        self.n_own_channels = _own_channels(members[0])
         self.fixed_input = _joint_input(members)
         side = self.fixed_input[1] or self.fixed_input[2]
         if side is not None:
