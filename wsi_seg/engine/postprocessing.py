@@ -148,7 +148,8 @@ def _priors(blended: NDArray[np.uint16], threshold: float, none_first: bool = Fa
         even = np.float32((round(threshold * 65535) - 0.5) / 65535)
         odds *= (np.float32(1) - even) / even
         odds[0] = 1
-        return odds / odds.sum(axis=0)
+        priors: NDArray[np.float32] = odds / odds.sum(axis=0)
+        return priors
     low, high = (np.float32(1) - p[0]) * np.float32(threshold), p[0] * np.float32(1 - threshold)
     total = low + high
     return np.stack([low / total, high / total])
