@@ -245,6 +245,26 @@ class TestOneChannel:
         assert_same_labels(run(slide, model=model, overlap=32, crf=crf, block=512), smooth)
 
 
+class TestNoneOfThem:
+    @pytest.mark.parametrize(("threshold", "wrapped"), [(0.5, {}), (0.7, {"tta": "flips"})], ids=["plain", "turned"])
+    def test_a_second_class_that_is_nowhere_changes_nothing(
+        self, run: Runs, tmp_path: Path, threshold: float, wrapped: dict[str, Any]
+    ) -> None:
+        """Of the same probabilities the CRF makes the same labels, told by one channel or by two after none of them."""
+        weight, told = [4.0, -3.0, -1.0], {"activation": "sigmoid", "threshold": threshold, "mean": (0.3,) * 3}
+        one = small_model(tmp_path / "one.onnx", card_of(2, **told), np.array([weight], np.float32))
+        two = small_model(tmp_path / "two.onnx", card_of(3, **told), np.array([weight, [-80.0] * 3], np.float32))
+        rng = np.random.default_rng(0)
+        coarse = rng.integers(80, 200, (9, 10, 3)).repeat(24, 0).repeat(24, 1)
+        slide = ArraySlide((coarse + rng.integers(0, 40, coarse.shape)).astype(np.uint8), mpp=0.5)
+        for crf in ({"weight": 1e-6}, {"weight": 4.0, "colour": 60.0}):
+            alone, beside = (
+                labels_of(run(slide, model=model, overlap=32, crf=crf, **wrapped))[0] for model in (one, two)
+            )
+            assert 0.1 < alone.mean() < 0.9
+            assert (alone != beside).mean() < 1e-3
+
+
 def test_beside_damage_colours_come_from_every_tile_with_labels(unet: str) -> None:
     pixels = np.random.default_rng(3).integers(0, 255, (300, 340, 3), dtype=np.uint8)
     slide = HoledSlide(pixels, mpp=0.5)

@@ -263,6 +263,22 @@ class TestFormats:
         report = export_model(asked(program, slide, card=card, out=tmp_path / "with.onnx"))
         assert read_card(ModelSpec(str(report.out))).mpp == 0.5
 
+    @pytest.mark.parametrize("precision", ["fp32", "fp16"])
+    def test_a_stride_that_no_card_states_is_measured_for_the_export_too(
+        self, program: Path, slide: Path, precision: str
+    ) -> None:
+        model = onnx.load(program)
+        (entry,) = (item for item in model.metadata_props if item.key == METADATA_KEY)
+        card = json.loads(entry.value)
+        stride = card.pop("output_stride")
+        assert stride > 1
+        entry.value = json.dumps(card)
+        onnx.save(model, program)
+        to = "openvino" if precision == "fp32" else "onnx"
+        report = export_model(asked(program, slide, to=to, precision=precision))
+        assert load_predictor(ModelSpec(str(program))).card.output_stride == stride
+        assert load_predictor(ModelSpec(str(report.out))).card.output_stride == report.card.output_stride == stride
+
     def test_results_are_not_replaced_unasked(self, program: Path, slide: Path) -> None:
         with pytest.raises(OutputExistsError):
             export_model(asked(program, slide))

@@ -136,6 +136,16 @@ class TestCard:
         with pytest.raises(CardError, match="output channels: 2 and 1"):
             EnsemblePredictor(members, (0.5, 0.5))
 
+    def test_a_class_for_none_of_them_is_no_opinion_of_a_member(self, affine: Callable[..., Path]) -> None:
+        card = CARD.replaced(activation="sigmoid")
+        rows = np.eye(3, dtype=np.float32)
+        whole, lacking, other = (
+            str(affine(rows[:n], card=card, name=f"{name}.onnx")) for name, n in (("a", 3), ("b", 2), ("c", 2))
+        )
+        assert load_predictor(ensemble(lacking, other)).n_channels == 3
+        with pytest.raises(CardError, match="output channels: 3 and 2"):
+            load_predictor(ensemble(whole, lacking))
+
     def test_fixed_inputs_agree_or_are_refused(self) -> None:
         fixed = AnalyticPredictor(fixed_input=(2, 32, 32))
         free, other = AnalyticPredictor(), AnalyticPredictor(fixed_input=(2, 64, 64))

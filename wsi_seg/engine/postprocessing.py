@@ -124,21 +124,32 @@ class _Field:
         assert surface.blended is not None
         y, x = box.slices((surface.box.y0, surface.box.x0))
         valid = labels != _ignore(self.grown)
-        priors = _priors(surface.blended[:, y, x], surface.threshold)
+        priors = _priors(surface.blended[:, y, x], surface.threshold, self.grown.session.adds_none_of_them)
         shape = FieldShape(step.radius, step.iterations, step.colour, step.weight)
         marginals = mean_field(priors, self.pixels.of(box), valid, shape)
         chosen = marginals.argmax(axis=0)
         return np.where(valid, chosen, labels).astype(labels.dtype)
 
 
-def _priors(blended: NDArray[np.uint16], threshold: float) -> NDArray[np.float32]:
+def _priors(blended: NDArray[np.uint16], threshold: float, none_first: bool = False) -> NDArray[np.float32]:
     """Probabilities (C, h, w), C >= 2, of blended ones (C or 1, h, w) in 0 … 65535.
 
-    A single channel becomes two classes whose odds are even at the threshold.
+    A single channel becomes two classes whose odds are even at the threshold. So do independent channels after a class
+    0 that is none of them (`none_first`): beside it each class has the odds that it would have alone. What stands for
+    class 0, a constant, says where the label changes and nothing about how sure the model is.
     """
     p = blended * np.float32(1 / 65535)
-    if len(p) > 1:
+    if len(p) > 1 and not none_first:
         return p
+    if none_first:
+        certain = np.float32(1 - 2**-17)
+        odds = np.minimum(p, certain) / (np.float32(1) - np.minimum(p, certain))
+        # Half a step above the constant, so that a class at the threshold has odds above even.
+        even = np.float32((round(threshold * 65535) - 0.5) / 65535)
+        odds *= (np.float32(1) - even) / even
+        odds[0] = 1
+        priors: NDArray[np.float32] = odds / odds.sum(axis=0)
+        return priors
     low, high = (np.float32(1) - p[0]) * np.float32(threshold), p[0] * np.float32(1 - threshold)
     total = low + high
     return np.stack([low / total, high / total])

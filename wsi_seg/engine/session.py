@@ -72,6 +72,12 @@ class Session:
         """Channels of a prediction: one per class, or 1 where a threshold decides."""
         return self.predictor.n_channels
 
+    @property
+    def adds_none_of_them(self) -> bool:
+        """True where class 0 is not the model's, but a constant just below the threshold of independent classes."""
+        own: int = getattr(self.predictor, "n_own_channels", self.n_channels)
+        return own < self.n_channels
+
     @cached_property
     def result(self) -> Result:
         """What is written so far, for reading."""

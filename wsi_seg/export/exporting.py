@@ -42,6 +42,8 @@ def export_model(request: ExportRequest, tell: Tell = lambda _: None) -> ExportR
         tell("drawing tiles of tissue")
         tiles = _tiles(request, card)
         reference = load_predictor(original.spec.replaced(precision="fp32"))
+        # Where no card states the stride it was measured just now: an export states it, and must not state another.
+        card = card.replaced(output_stride=reference.card.output_stride)
         try:
             judge = Judge(reference, tiles.judging, request)
             made = _Export(original, request, card, tiles, judge)

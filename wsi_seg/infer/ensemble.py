@@ -37,7 +37,9 @@ class EnsemblePredictor:
         self._members, self._shares = tuple(members), tuple(shares)
         self.card = joint_card([member.card for member in members])
         self.n_channels = members[0].n_channels
-        _check_equal("output channels", self.card, [member.n_channels for member in members], _names(members))
+        # Of the programs: the constant of a class that one of them lacks is no opinion, and is not averaged as one.
+        _check_equal("output channels", self.card, [_own_channels(member) for member in members], _names(members))
+        self.n_own_channels = _own_channels(members[0])
         self.fixed_input = _joint_input(members)
         side = self.fixed_input[1] or self.fixed_input[2]
         if side is not None:
@@ -96,6 +98,11 @@ def _check_equal(field: str, card: ModelCard, values: Sequence[Any], names: Sequ
 
 def _shown(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _own_channels(member: Predictor) -> int:
+    own: int = getattr(member, "n_own_channels", member.n_channels)
+    return own
 
 
 def _names(members: Sequence[Predictor]) -> list[str]:

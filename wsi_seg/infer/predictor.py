@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import CardError, PredictorError
 from wsi_seg.infer.out_of_memory import answered, run_program
+from wsi_seg.infer.output_forms import NoneOfThem
 from wsi_seg.infer.protocol import DeviceProgram, DeviceTile, Program, RuntimeFacts
 
 FixedInput = tuple[int | None, int | None, int | None]
@@ -30,6 +31,8 @@ class ProgramPredictor:
         self.card = card
         self.facts: RuntimeFacts = program.facts
         self.n_channels = n_channels
+        self.n_own_channels = n_channels - isinstance(program, NoneOfThem)
+        """Without the class that `NoneOfThem` puts before those of the program."""
         self.fixed_input = fixed_input
 
     def predict(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -248,7 +248,8 @@ class DeviceProgram(Program, Protocol):
 class Predictor(Protocol):
     """What answers: tiles in, probabilities out.
 
-    One that can leave predictions on its device also has `device_blend`, not None, and `predict_on_device`.
+    One that can leave predictions on its device also has `device_blend`, not None, and `predict_on_device`. One that
+    puts a class 0 before the program's own channels has `n_own_channels`, one less than `n_channels`.
     """
 
     @property

@@ -37,6 +37,7 @@ class AugmentedPredictor:
         self.card = augmented_card(first.card, augmentation)
         self.facts = first.facts
         self.n_channels = first.n_channels
+        self.n_own_channels: int = getattr(first, "n_own_channels", first.n_channels)
         self.fixed_input = first.fixed_input
 
     def predict(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
