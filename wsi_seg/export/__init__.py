@@ -3,7 +3,9 @@
 Tree::
 
     request.py      what can be asked for
+    packages.py     what must be installed for it
     original.py     the model as it is: an fp32 program with its card, and the torch module where there is one
+    torch_module.py torch modules on their way to a file
     tissue_tiles.py tiles drawn from the tissue of real slides, to calibrate and to judge on
     quantisation.py int8: ranges of activations, Q/DQ nodes
     sensitivity.py  which layers stay in float so that the gate is passed

@@ -113,7 +113,7 @@ class TorchProgram:
         planar = self._card.layout == "NCHW"
         with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
             output = module(values.permute(0, 3, 1, 2) if planar else values)  # a channels_last view, nothing is moved
-        output = _tensor_of(output, self._card.output, self._name).float()
+        output = tensor_of(output, self._card.output, self._name).float()
         if output.ndim == 3:
             output = output.unsqueeze(1)
         elif output.ndim == 4 and output_layout(output.shape, self._card) == "NHWC":
@@ -164,7 +164,7 @@ def _placed(module: Any, device: torch.device) -> Any:
     return module.to(device, memory_format=torch.channels_last)
 
 
-def _tensor_of(output: Any, wanted: str, name: str) -> Any:
+def tensor_of(output: Any, wanted: str, name: str) -> Any:
     """The tensor that a program returned, or the one that the card names of several. Raises PredictorError."""
     if isinstance(output, torch.Tensor) and not wanted:
         return output
