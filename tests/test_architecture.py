@@ -30,10 +30,11 @@ ALLOWED_MODULES = {"wsi_seg/cli/info.py"}  # named after the command it is
 
 CONFINED = {
     "openslide": {"wsi_seg/slide/openslide_reader.py"},
-    "safetensors": {"wsi_seg/infer/torch_predictor.py", "wsi_seg/model/weights.py"},
+    "safetensors": {"wsi_seg/infer/torch_factory.py", "wsi_seg/model/weights.py"},
     "torch": {
         "wsi_seg/infer/torch_predictor.py",
         "wsi_seg/infer/torch_device.py",
+        "wsi_seg/infer/torch_factory.py",
         "wsi_seg/infer/device_blend.py",
         "wsi_seg/infer/tensorrt_predictor.py",
         "wsi_seg/infer/torch_archive.py",

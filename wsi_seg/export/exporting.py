@@ -38,8 +38,8 @@ def export_model(request: ExportRequest, tell: Tell = lambda _: None) -> ExportR
     """
     source = find_source(request)
     check_packages(request, source.location)
-    _check_out(source, request)
     check_precision(source)
+    _check_out(source, request)
     tell("loading the original")
     reference = load_predictor(source.spec.replaced(precision="fp32"))
     try:
