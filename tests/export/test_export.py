@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from benchmarks import networks
+from tests.export.conftest import SIDE, asked
 from wsi_seg.card import METADATA_KEY, ModelCard, named_classes
 from wsi_seg.errors import ModelLoadError, OutputExistsError, ParityError, UsageError
 from wsi_seg.export import FORMATS, ExportRequest, export_model, exporting
@@ -21,26 +21,6 @@ from wsi_seg.export.writing import transposed
 from wsi_seg.infer import ModelSpec, load_predictor, read_card
 from wsi_seg.infer.location import file_sha256
 from wsi_seg.sample import write_synthetic
-
-SIDE = 128
-
-
-@pytest.fixture(scope="module")
-def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("slide") / "tissue.tif"
-    write_synthetic(path, (1024, 1024), tissue_fraction=0.8)
-    return path
-
-
-@pytest.fixture
-def program(tmp_path: Path) -> Path:
-    """A small U-Net in fp32, by itself in a folder."""
-    shape = networks.UnetShape(base_channels=4, depth=2, tile_size=SIDE, upsample="nearest")
-    return networks.unet(tmp_path / "unet.onnx", shape)
-
-
-def asked(program: Path | str, slide: Path, **options: object) -> ExportRequest:
-    return ExportRequest(str(program), slides=(slide,), **{"n_tiles": 6, **options})  # type: ignore[arg-type]
 
 
 class TestTiles:
@@ -253,15 +233,6 @@ class TestFormats:
         report = export_model(asked("tests.infer.torch_models:Tiny", slide, out=tmp_path / "tiny.onnx"))
         assert onnx.load(str(report.out)).graph.node[-1].op_type == "Softmax"
         assert report.card.activation == "probabilities"
-
-    def test_a_card_from_options_goes_into_the_file(self, tmp_path: Path, slide: Path) -> None:
-        program = networks.unet(tmp_path / "u.onnx", networks.UnetShape(4, 1, 2, SIDE))
-        model = onnx.load(str(program))
-        del model.metadata_props[:]
-        onnx.save(model, str(program))
-        card = {"mpp": 0.5, "classes": named_classes(["a", "b"]), "mean": (0.5,) * 3, "std": (0.25,) * 3}
-        report = export_model(asked(program, slide, card=card, out=tmp_path / "with.onnx"))
-        assert read_card(ModelSpec(str(report.out))).mpp == 0.5
 
     def test_results_are_not_replaced_unasked(self, program: Path, slide: Path) -> None:
         with pytest.raises(OutputExistsError):

@@ -61,7 +61,9 @@ def test_all_that_is_missing_is_in_one_message_outputs_to_choose_from_too(tmp_pa
     onnx.save(zoo.two_outputs(), str(path))
     with pytest.raises(CardError) as caught:
         read_card(ModelSpec(str(path)))
-    assert "missing: --output (it has several outputs: coarse (?, 3, ?, ?), classes (?, 3, ?, ?)), " in str(caught.value)
+    assert "missing: --output (it has several outputs: coarse (?, 3, ?, ?), classes (?, 3, ?, ?)), " in str(
+        caught.value
+    )
     for option in ("--model-mpp", "--classes", "--mean", "--std"):
         assert option in str(caught.value)
 

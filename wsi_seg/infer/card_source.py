@@ -212,7 +212,8 @@ def _assemble(name: str, signature: Signature, stated: dict[str, Any]) -> ModelC
     facts = {**_proven(used), **stated}
     missing = [option for key, option in _OPTIONS.items() if key not in facts]
     if not missing:
-        return ModelCard(name=Path(name).stem or name, **facts)
+        file = Path(name).name  # or module:factory
+        return ModelCard(name=file.rpartition(":")[2] if ":" in file else Path(name).stem or name, **facts)
     channels = _channels(used, facts.get("layout"))
     hint = f" (the output has {channels} channels)" if channels and "--classes" in missing else ""
     if open_choice:

@@ -41,6 +41,8 @@ class Trial:
     """Why it did not run."""
     peak_bytes: int = 0
     """Memory that the process took for it, runtime included; 0 where it was not measured."""
+    notes: tuple[str, ...] = ()
+    """What was warned of while it was loaded and timed, where that was listened to."""
 
     @property
     def runs(self) -> bool:
@@ -58,6 +60,7 @@ class Trial:
             "peak_bytes": self.peak_bytes,
             "agreement": None if self.agreement is None else self.agreement.to_mapping(),
             "problem": self.problem,
+            "notes": list(self.notes),
         }
 
 
