@@ -138,10 +138,9 @@ class TestInt8:
         stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
         quantised = [name for name, value in stored.items() if value.dtype == np.int8 and value.ndim == 4]
         assert quantised
-        scales = [
-            node.input[1] for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in quantised
-        ]
-        assert all(stored[name].size == stored[weight].shape[0] for name, weight in zip(scales, quantised, strict=True))
+        readers = [node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in quantised]
+        scales = {node.input[0]: stored[node.input[1]] for node in readers}
+        assert all(scales[weight].size == stored[weight].shape[0] for weight in quantised)
         assert not [name for name, value in stored.items() if value.dtype == np.int32 and value.ndim == 1]
         zero_points = [
             stored[node.input[2]]
