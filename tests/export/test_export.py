@@ -216,17 +216,6 @@ class TestFormats:
         card = load_predictor(ModelSpec(str(report.out))).card
         assert (card.name, card.activation, card.precision) == ("tiny", "probabilities", precision)
 
-    @pytest.mark.filterwarnings("default")  # coremltools warns of itself
-    def test_a_factory_becomes_a_core_ml_package(self, tmp_path: Path, slide: Path) -> None:
-        coremltools = pytest.importorskip("coremltools", reason="pip install 'wsi-seg[coreml]'")
-        request = asked(
-            "tests.infer.torch_models:Tiny", slide, to="coreml", precision="fp16", out=tmp_path / "t.mlpackage"
-        )
-        report = export_model(request)
-        assert report.verdicts[0].agreement is None  # told as not judged
-        model = coremltools.models.MLModel(str(report.out), skip_model_load=True)
-        assert '"tiny"' in model.user_defined_metadata["wsi_seg.card"]
-
     def test_a_factory_becomes_onnx_with_its_softmax_inside(self, tmp_path: Path, slide: Path) -> None:
         pytest.importorskip("onnxscript")
         report = export_model(asked("tests.infer.torch_models:Tiny", slide, out=tmp_path / "tiny.onnx"))

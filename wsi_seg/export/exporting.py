@@ -17,7 +17,7 @@ from wsi_seg.export.judging import Judge, Verdict
 from wsi_seg.export.original import Original, Source, check_precision, find_source, open_original
 from wsi_seg.export.packages import check_packages
 from wsi_seg.export.report import ExportReport
-from wsi_seg.export.request import FORMATS, ExportRequest
+from wsi_seg.export.request import FORMATS, MODULE_FORMATS, ExportRequest
 from wsi_seg.export.sensitivity import MAX_FLOAT_SHARE, Kept, find_kept_layers
 from wsi_seg.export.tissue_tiles import TileSets, draw_tiles
 from wsi_seg.infer import Predictor, load_predictor
@@ -103,9 +103,8 @@ class _Export:
         """Write the program; answer the layers left in float and what is worth knowing."""
         tell(f"writing {self._request.to} in {self._request.precision}")
         kept = Kept((), 0.0)
-        if self._request.to in ("torch", "coreml"):
-            self._write_module(path)
-            return kept, ()
+        if self._request.to in MODULE_FORMATS:
+            return kept, self._write_module(path)
         content, notes = self._plain()
         if self._request.precision == "int8":
             content, kept = self._quantised(content, path.parent, tell)
@@ -186,11 +185,17 @@ class _Export:
         else:
             path.write_bytes(content)
 
-    def _write_module(self, path: Path) -> None:
-        from wsi_seg.export.torch_module import write_coreml, write_torch
+    def _write_module(self, path: Path) -> tuple[str, ...]:
+        """Write what is made from a torch module; answer what is worth knowing."""
+        made = (self._original.module, self._card, self._request.precision, path)
+        if self._request.to == "coreml":
+            from wsi_seg.export.coreml_package import write_coreml
 
-        write = write_torch if self._request.to == "torch" else write_coreml
-        write(self._original.module, self._card, self._request.precision, path)
+            return (write_coreml(*made),)
+        from wsi_seg.export.torch_module import write_torch
+
+        write_torch(*made)
+        return ()
 
 
 def _card(original: Original, request: ExportRequest) -> ModelCard:

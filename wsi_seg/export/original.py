@@ -15,12 +15,10 @@ from typing import Any
 
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import ModelLoadError, UsageError
-from wsi_seg.export.request import FORMATS, ExportRequest
+from wsi_seg.export.request import FORMATS, MODULE_FORMATS, ExportRequest
 from wsi_seg.infer import CardOverrides, ModelSpec, builtin_models, model_sha256, read_card
 from wsi_seg.infer.location import Location, file_sha256, locate
 
-_MODULE_FORMATS = ("torch", "coreml")
-"""Formats made from a torch module; all others are made from the ONNX program."""
 _INSIDE = {"activation": "probabilities", "layout": "NCHW", "output": ""}
 """What of a factory's card moves into the program that is made of its module."""
 
@@ -60,7 +58,7 @@ def find_source(request: ExportRequest) -> Source:
             f"export of {location.name}, a {location.kind} program",
             rule="exports start from the folder of a training, an ONNX file, a built-in name or module:factory",
         )
-    if location.kind == "onnx" and request.to in _MODULE_FORMATS and not Path(request.model).is_dir():
+    if location.kind == "onnx" and request.to in MODULE_FORMATS and not Path(request.model).is_dir():
         raise UsageError(
             f"--to {request.to} of {request.model}", rule="this format is made from a torch module",
             remedy="name the folder of a training, or module:factory",
@@ -85,7 +83,7 @@ def open_original(source: Source, card: ModelCard, request: ExportRequest) -> It
     """
     card = card.replaced(weights_sha256="")
     if source.location.kind == "onnx":
-        module = trained_module(Path(request.model)) if request.to in _MODULE_FORMATS else None
+        module = trained_module(Path(request.model)) if request.to in MODULE_FORMATS else None
         yield Original(card, model_sha256(source.spec), source.location.path, module)
         return
     with TemporaryDirectory(prefix="wsi-seg-export-") as folder:
@@ -106,7 +104,7 @@ def _from_factory(source: Source, card: ModelCard, request: ExportRequest, made:
 
     module = as_probabilities(open_module(source.location, source.spec)[0], card)
     card = card.replaced(**_INSIDE)
-    if request.to in _MODULE_FORMATS:
+    if request.to in MODULE_FORMATS:
         return Original(card, model_sha256(source.spec), module=module)
     write_onnx(module, card, made)
     return Original(card, file_sha256(made), made, module)

@@ -7,8 +7,6 @@ are those of Jacob et al. 2018 (arXiv:1712.05877); entropy ranges minimise the d
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -29,6 +27,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from wsi_seg.card import METADATA_KEY, ModelCard
 from wsi_seg.errors import ModelLoadError
+from wsi_seg.export.quiet import quiet_terminal
 from wsi_seg.infer.pixels import pixel_feed
 
 _METHODS = {
@@ -188,13 +187,10 @@ def _one_message(program: Path, folder: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what the quantiser prints and logs from the terminal, errors too: those that matter are raised."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
+    """Keep what the quantiser and the sessions under it say from the terminal; errors that matter are raised."""
     onnxruntime.set_default_logger_severity(_SILENT)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with quiet_terminal():
             yield
     finally:
         onnxruntime.set_default_logger_severity(_WARNINGS)
-        logging.disable(before)

@@ -1,6 +1,6 @@
-"""Torch modules on their way out: activation inside, weights in half, as ONNX, a torch.export archive or for Core ML.
+"""Torch modules on their way out: activation inside, weights in half, as ONNX or as a torch.export archive.
 
-The only place of this room that imports torch.
+Owns what of a user's module goes into the program.
 """
 
 from __future__ import annotations
@@ -87,28 +87,6 @@ def write_torch(module: nn.Module, card: ModelCard, precision: str, path: Path) 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of slices of one storage, which are saved as they are
         torch.export.save(program, path, extra_files={METADATA_KEY: card.to_json()})
-
-
-def write_coreml(module: nn.Module, card: ModelCard, precision: str, path: Path) -> None:
-    """Write a Core ML package of one tile at the card's size. Raises ModelLoadError where coremltools is missing."""
-    try:
-        import coremltools as ct
-    except ImportError as error:
-        raise ModelLoadError(
-            "Core ML needs coremltools, which is not installed", remedy="pip install coremltools"
-        ) from error
-    side = card.tile_size
-    example = torch.zeros(1, 3, side, side)
-    with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")
-        model = ct.convert(
-            torch.jit.trace(module, example), convert_to="mlprogram",
-            inputs=[ct.TensorType("image", example.shape)], outputs=[ct.TensorType("probabilities")],
-            compute_precision=ct.precision.FLOAT16 if precision == "fp16" else ct.precision.FLOAT32,
-            minimum_deployment_target=ct.target.iOS16,
-        )  # fmt: skip
-    model.user_defined_metadata[METADATA_KEY] = card.to_json()
-    model.save(str(path))
 
 
 def _exported(module: nn.Module, card: ModelCard, precision: str) -> Any:
