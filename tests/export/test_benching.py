@@ -7,12 +7,9 @@ from pathlib import Path
 from benchmarks import networks
 from wsi_seg.export import ExportRequest, export_model
 from wsi_seg.export.benching import BenchRequest, bench
-from wsi_seg.sample import write_synthetic
 
 
-def test_every_program_beside_the_model_is_measured(tmp_path: Path) -> None:
-    slide = tmp_path / "tissue.tif"
-    write_synthetic(slide, (1024, 1024), tissue_fraction=0.8)
+def test_every_program_beside_the_model_is_measured(tmp_path: Path, slide: Path) -> None:
     program = networks.unet(tmp_path / "unet.onnx", networks.UnetShape(4, 1, tile_size=64))
     for to, precision in (("onnx", "int8"), ("openvino", "fp16")):
         export_model(

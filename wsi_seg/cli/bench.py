@@ -55,20 +55,25 @@ def bench(
     slides = tuple(slide or (fetch_sample(),))
     request = BenchRequest(tuple(models), slides, mpp, weights, card, tiles, workers or usable_cores())
     trials: list[Trial] = []
+    width = _name_width(models)
     for trial in measure(request):
         trials.append(trial)
         if not as_json:
-            _print_row(_row(trial, trials[0]), first=len(trials) == 1)
+            _print_row(_row(trial, trials[0]), width, first=len(trials) == 1)
     if as_json:
         print(json.dumps([trial.to_mapping() for trial in trials], indent=2))
     else:
         _print_notes(trials, models[0])
 
 
-def _print_row(cells: Sequence[str], *, first: bool) -> None:
-    """A row as wide as the terminal at most, headings before the first; what a row lacks is told in the notes."""
+def _name_width(models: Sequence[str]) -> int:
+    """Columns for names: those of the models and of exports beside them, as far as the terminal has room."""
     room = get_terminal_size().columns - sum(len(_GAP) + width for width in _WIDTHS)
-    width = min(max(room, _SHORTEST_NAME), 40)
+    return min(max(room, _SHORTEST_NAME), max(len(Path(model).name) for model in models) + len(".int8"))
+
+
+def _print_row(cells: Sequence[str], width: int, *, first: bool) -> None:
+    """A row, headings before the first; what a row lacks is told in the notes."""
     for name, *others in (("program", *_HEADER), cells) if first else (cells,):
         texts = [f"{_shortened(name, width):<{width}}"]
         for column, (cell, size) in enumerate(zip(others, _WIDTHS, strict=False)):

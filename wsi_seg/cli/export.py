@@ -54,7 +54,8 @@ def export(
     """Export a model, and judge the export against the original on real tissue.
 
     A program that does not agree is not written. int8 is calibrated on the slides given; layers that it harms stay
-    in float. Programs beside the model are found by `wsi-seg run --precision int8`.
+    in float. Programs beside the model are found by `wsi-seg run --precision int8`. Options from --model-mpp on
+    complete the card of a model that has none, as for `wsi-seg run`.
     """
     from wsi_seg.engine.signals import unwinding_on_sigterm
     from wsi_seg.export import ExportRequest, export_model
