@@ -98,8 +98,8 @@ class ModelCard:
     """Name of the output to use, for a program that has several (torch: key or position of what it returns)."""
 
     def __post_init__(self) -> None:
-        for problem in _problems(self):
-            raise CardError(f"card of model {self.name!r}: {problem}")
+        if problems := _problems(self):
+            raise CardError(f"card of model {self.name!r}: {'; '.join(problems)}")
 
     @property
     def n_classes(self) -> int:
@@ -123,8 +123,8 @@ class ModelCard:
         return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text: str, source: str) -> ModelCard:
-        """Read a card; `source` names the file in errors. Raises CardError."""
+    def from_json(cls, text: str, source: str, stated: Mapping[str, Any] | None = None) -> ModelCard:
+        """Read a card; `source` names the file in errors, fields in `stated` win over it. Raises CardError."""
         try:
             content = json.loads(text)
         except ValueError as error:  # JSONDecodeError, or bytes of a damaged file that are no text
@@ -132,7 +132,10 @@ class ModelCard:
             raise CardError(f"card in {source} is not JSON: {error}", remedy=remedy) from error
         if not isinstance(content, dict):
             raise CardError(f"card in {source} is a {type(content).__name__}", rule="a card is a JSON object")
-        return cls.from_mapping(content, source)
+        changes = {} if stated is None else dict(stated)
+        if "classes" in changes:
+            changes["classes"] = [asdict(entry) for entry in changes["classes"]]
+        return cls.from_mapping({**content, **changes}, source)
 
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any], source: str) -> ModelCard:

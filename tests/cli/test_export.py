@@ -12,7 +12,8 @@ from tests.cli.conftest import Program
 from wsi_seg.engine import prepare
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.run import run_slide
-from wsi_seg.infer import choice
+from wsi_seg.export import benching
+from wsi_seg.infer import choice, openvino_predictor
 from wsi_seg.output.label_store import open_result
 from wsi_seg.sample import write_synthetic
 
@@ -29,7 +30,10 @@ def model(tmp_path: Path) -> Path:
     return networks.unet(tmp_path / "unet.onnx", networks.UnetShape(4, 2, tile_size=128))
 
 
-def test_export_then_run_in_int8_then_bench(wsi_seg: Program, model: Path, slide: Path, tmp_path: Path) -> None:
+def test_export_then_run_in_int8_then_bench(
+    wsi_seg: Program, model: Path, slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benching, "_apart", benching._measured)  # processes: tests/export/test_benching.py
     exported = wsi_seg(
         "export", model, "--precision", "int8", "--calibrate", slide, "--tiles", 4, "--max-dice-loss", 0.5
     )
@@ -43,6 +47,56 @@ def test_export_then_run_in_int8_then_bench(wsi_seg: Program, model: Path, slide
     table = wsi_seg("bench", model, "--slide", slide, "--tiles", 1, "--workers", 1, "--json")
     assert table.code == 0, table.err
     assert {row["precision"] for row in json.loads(table.out)} == {"fp32", "bf16", "int8"}
+
+
+class TestTable:
+    """What `bench` prints."""
+
+    FACTORY = "tests.export.bare_models:Halved"
+    STATED = ("--model-mpp", 0.5, "--classes", "a,b", "--mean", 0.5, "--std", 0.25, "--activation", "softmax")
+
+    def test_it_fits_a_terminal_and_notes_come_after_it_each_once(
+        self, wsi_seg: Program, model: Path, slide: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        monkeypatch.setattr(openvino_predictor, "has_native_bf16", lambda: False)
+        named = model.rename(model.with_name("a-model-with-a-long-name.onnx"))
+        named.with_suffix(".pt2").write_bytes(b"no archive")
+        outcome = wsi_seg("bench", named, "--slide", slide, "--tiles", 1, "--workers", 1)
+        assert outcome.code == 0, outcome.err
+        lines = outcome.out.splitlines()
+        assert max(map(len, lines)) <= 80
+        assert [line.split()[:3] for line in lines[1:]] == [
+            ["…ng-name.onnx", "openvino", "fp32"], ["…ng-name.onnx", "onnxruntime", "fp32"],
+            ["…ng-name.onnx", "openvino", "bf16"], ["…ong-name.pt2", "auto", "auto"],
+        ]  # fmt: skip
+        notes = outcome.err.splitlines()
+        assert len(notes) == 3
+        assert notes[0].startswith("note: a-model-with-a-long-name.pt2 on auto in auto: ")
+        assert notes[1].startswith("note: openvino bf16: this CPU has no bf16 instructions")
+        assert notes[2].startswith("note: no int8 program: wsi-seg export ")
+
+    def test_options_complete_a_model_without_a_card_and_leave_alone_the_one_that_has_its_own(
+        self, wsi_seg: Program, tmp_path: Path, slide: Path
+    ) -> None:
+        pytest.importorskip("onnxscript")
+        out = tmp_path / "halved.onnx"
+        made = wsi_seg("export", self.FACTORY, *self.STATED, "--judge", slide, "--tiles", 1, "--out", out)
+        assert made.code == 0, made.err
+        outcome = wsi_seg(
+            "bench", self.FACTORY, out, *self.STATED, "--slide", slide, "--tiles", 1, "--workers", 1, "--json"
+        )
+        assert outcome.code == 0, outcome.err
+        rows = json.loads(outcome.out)
+        assert [(row["runtime"], row["problem"]) for row in rows if row["precision"] == "fp32"] == [
+            ("torch", ""), ("openvino", ""), ("onnxruntime", "")
+        ]  # fmt: skip
+        assert all(row["agreement"] is None or row["agreement"]["max_abs"] < 0.02 for row in rows)
+
+    @pytest.fixture(autouse=True)
+    def in_this_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """tests/export/test_benching.py is about the processes."""
+        monkeypatch.setattr(benching, "_apart", benching._measured)
 
 
 def test_bad_wishes_are_one_message(wsi_seg: Program, model: Path, slide: Path) -> None:

@@ -96,9 +96,9 @@ def test_the_second_signal_leaves_at_once(number: signal.Signals) -> None:
 
 
 def test_sigterm_unwinds_what_cannot_be_resumed() -> None:
-    """In a process of its own: the stack that pytest's faulthandler gives signals is too small where registers are large.
+    """In a process of its own: pytest's faulthandler gives signals a small stack.
 
-    Python 3.11's handler, its symbols resolved lazily with AVX-512 registers saved, overran it and ended the test worker.
+    Python 3.11's handler, its symbols resolved lazily with AVX-512 registers saved, overran it and ended the worker.
     """
     works = (
         "import tempfile, time; from wsi_seg.engine.signals import unwinding_on_sigterm\n"

@@ -35,6 +35,17 @@ def folder_in_memory(otherwise: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
+@contextmanager
+def worker_processes(n: int, threads: int = 1) -> Iterator[str]:
+    """The address of a scheduler with `n` worker processes; its pages take any free port of this machine alone."""
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=n, threads_per_worker=threads, processes=True, dashboard_address="127.0.0.1:0"
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
 class Runs:
     """Makes results in a folder, each under its own name."""
 

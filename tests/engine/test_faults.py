@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.engine.runs import SMALL, Runs, labels_of, pixels_of, shard_bytes, whole_forward
+from tests.engine.runs import SMALL, Runs, labels_of, pixels_of, shard_bytes, whole_forward, worker_processes
 from wsi_seg.engine.job import RunJob
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.prepare import Prepared, prepare
@@ -175,13 +175,11 @@ def test_nothing_readable_is_one_error(run: Runs, pixels: NDArray[np.uint8]) -> 
 
 def test_a_damaged_slide_on_worker_processes(run: Runs, pixels: NDArray[np.uint8], null_model: str) -> None:
     """The slide pickles, so workers meet the same damage: the same bytes as on threads."""
-    from distributed import LocalCluster
-
     slide = DamagedSlide(pixels, (Box(250, 250, 260, 260),))
     options: dict[str, Any] = {"model": null_model, "overlap": 48, "window": "cosine"}
     reference = run(slide, **options)
-    with LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address="127.0.0.1:0") as cluster:
-        result = run(slide, **options, scheduler=cluster.scheduler_address)
+    with worker_processes(1, threads=2) as scheduler:
+        result = run(slide, **options, scheduler=scheduler)
     assert shard_bytes(result) == shard_bytes(reference)
     np.testing.assert_array_equal(result.read_tiles(), reference.read_tiles())
 

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.engine.runs import Runs, assert_same_labels, labels_of, pixels_of, shard_bytes, whole_forward
+from tests.engine.runs import (
+    Runs,
+    assert_same_labels,
+    labels_of,
+    pixels_of,
+    shard_bytes,
+    whole_forward,
+    worker_processes,
+)
 from wsi_seg.card import named_classes
 from wsi_seg.output.label_store import open_result
 from wsi_seg.output.verify import verify_result
@@ -73,11 +81,9 @@ class TestSameBytes:
         assert shard_bytes(run(small_slide, model=unet, overlap=48, window="cosine")) == reference
 
     def test_worker_processes(self, run: Runs, small_slide: Path, unet: str) -> None:
-        from distributed import LocalCluster
-
         reference = shard_bytes(run(small_slide, model=unet, overlap=48, window="cosine"))
-        with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0") as cluster:
-            result = run(small_slide, model=unet, overlap=48, window="cosine", scheduler=cluster.scheduler_address)
+        with worker_processes(2) as scheduler:
+            result = run(small_slide, model=unet, overlap=48, window="cosine", scheduler=scheduler)
         assert shard_bytes(result) == reference
 
 

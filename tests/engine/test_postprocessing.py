@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from wsi_kernels import FieldShape, fill_polygons, mean_field
 
-from tests.engine.runs import Runs, assert_same_labels, labels_of, shard_bytes
+from tests.engine.runs import Runs, assert_same_labels, labels_of, shard_bytes, worker_processes
 from tests.engine.test_differential import IGNORE, HoledSlide, canvas_of, naive_sums, random_options, random_slide
 from tests.engine.test_odd_slides import card_of, small_model
 from tests.kernels import naive
@@ -165,12 +165,10 @@ class TestSameBytes:
         assert (labels_of(plain)[0] != labels_of(reference)[0]).mean() > 0.005
 
     def test_worker_processes(self, run: Runs, slide: Path, unet: str) -> None:
-        from distributed import LocalCluster
-
         options: dict[str, Any] = {**ALL_STEPS, "model": unet, "overlap": 48, "window": "cosine"}
         reference = shard_bytes(run(slide, **options))
-        with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0") as cluster:
-            assert shard_bytes(run(slide, **options, scheduler=cluster.scheduler_address)) == reference
+        with worker_processes(2) as scheduler:
+            assert shard_bytes(run(slide, **options, scheduler=scheduler)) == reference
 
     def test_a_margin_wider_than_a_block(self, run: Runs, slide: Path, unet: str) -> None:
         """A tile is then needed by blocks that do not touch it, nor each other."""

@@ -11,12 +11,9 @@ from benchmarks import networks
 from wsi_seg.export import ExportRequest, benching, export_model
 from wsi_seg.export.benching import BenchRequest, bench
 from wsi_seg.infer import Agreement, ModelSpec, Trial
-from wsi_seg.sample import write_synthetic
 
 
-def test_every_program_beside_the_model_is_measured(tmp_path: Path) -> None:
-    slide = tmp_path / "tissue.tif"
-    write_synthetic(slide, (1024, 1024), tissue_fraction=0.8)
+def test_every_program_beside_the_model_is_measured(tmp_path: Path, slide: Path) -> None:
     program = networks.unet(tmp_path / "unet.onnx", networks.UnetShape(4, 1, tile_size=64))
     for to, precision in (("onnx", "int8"), ("openvino", "fp16")):
         export_model(
@@ -40,9 +37,7 @@ def test_every_program_beside_the_model_is_measured(tmp_path: Path) -> None:
     assert ["pt2" in trial.spec.model and "archive" in trial.problem for trial in trials if not trial.runs] == [True]
 
 
-def test_the_reference_is_the_first_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    slide = tmp_path / "tissue.tif"
-    write_synthetic(slide, (512, 512), tissue_fraction=0.8)
+def test_the_reference_is_the_first_that_runs(tmp_path: Path, slide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = networks.unet(tmp_path / "unet.onnx", networks.UnetShape(4, 1, tile_size=64))
 
     def apart(spec: ModelSpec, tiles: np.ndarray, reference: ModelSpec | None) -> Trial:

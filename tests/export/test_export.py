@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from benchmarks import networks
+from tests.export.conftest import SIDE, asked
 from wsi_seg.card import METADATA_KEY, ModelCard, named_classes
 from wsi_seg.errors import ModelLoadError, OutputExistsError, ParityError, PredictorError, UsageError
 from wsi_seg.export import FORMATS, ExportRequest, export_model, exporting
@@ -21,26 +21,6 @@ from wsi_seg.export.writing import transposed
 from wsi_seg.infer import ModelSpec, load_predictor, read_card
 from wsi_seg.infer.location import file_sha256
 from wsi_seg.sample import write_synthetic
-
-SIDE = 128
-
-
-@pytest.fixture(scope="module")
-def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("slide") / "tissue.tif"
-    write_synthetic(path, (1024, 1024), tissue_fraction=0.8)
-    return path
-
-
-@pytest.fixture
-def program(tmp_path: Path) -> Path:
-    """A small U-Net in fp32, by itself in a folder."""
-    shape = networks.UnetShape(base_channels=4, depth=2, tile_size=SIDE, upsample="nearest")
-    return networks.unet(tmp_path / "unet.onnx", shape)
-
-
-def asked(program: Path | str, slide: Path, **options: object) -> ExportRequest:
-    return ExportRequest(str(program), slides=(slide,), **{"n_tiles": 6, **options})  # type: ignore[arg-type]
 
 
 class TestTiles:
@@ -158,10 +138,9 @@ class TestInt8:
         stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
         quantised = [name for name, value in stored.items() if value.dtype == np.int8 and value.ndim == 4]
         assert quantised
-        scales = [
-            node.input[1] for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in quantised
-        ]
-        assert all(stored[name].size == stored[weight].shape[0] for name, weight in zip(scales, quantised, strict=True))
+        readers = [node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in quantised]
+        scales = {node.input[0]: stored[node.input[1]] for node in readers}
+        assert all(scales[weight].size == stored[weight].shape[0] for weight in quantised)
         assert not [name for name, value in stored.items() if value.dtype == np.int32 and value.ndim == 1]
         zero_points = [
             stored[node.input[2]]
@@ -237,31 +216,11 @@ class TestFormats:
         card = load_predictor(ModelSpec(str(report.out))).card
         assert (card.name, card.activation, card.precision) == ("tiny", "probabilities", precision)
 
-    @pytest.mark.filterwarnings("default")  # coremltools warns of itself
-    def test_a_factory_becomes_a_core_ml_package(self, tmp_path: Path, slide: Path) -> None:
-        coremltools = pytest.importorskip("coremltools", reason="pip install 'wsi-seg[coreml]'")
-        request = asked(
-            "tests.infer.torch_models:Tiny", slide, to="coreml", precision="fp16", out=tmp_path / "t.mlpackage"
-        )
-        report = export_model(request)
-        assert report.verdicts[0].agreement is None  # told as not judged
-        model = coremltools.models.MLModel(str(report.out), skip_model_load=True)
-        assert '"tiny"' in model.user_defined_metadata["wsi_seg.card"]
-
     def test_a_factory_becomes_onnx_with_its_softmax_inside(self, tmp_path: Path, slide: Path) -> None:
         pytest.importorskip("onnxscript")
         report = export_model(asked("tests.infer.torch_models:Tiny", slide, out=tmp_path / "tiny.onnx"))
         assert onnx.load(str(report.out)).graph.node[-1].op_type == "Softmax"
         assert report.card.activation == "probabilities"
-
-    def test_a_card_from_options_goes_into_the_file(self, tmp_path: Path, slide: Path) -> None:
-        program = networks.unet(tmp_path / "u.onnx", networks.UnetShape(4, 1, 2, SIDE))
-        model = onnx.load(str(program))
-        del model.metadata_props[:]
-        onnx.save(model, str(program))
-        card = {"mpp": 0.5, "classes": named_classes(["a", "b"]), "mean": (0.5,) * 3, "std": (0.25,) * 3}
-        report = export_model(asked(program, slide, card=card, out=tmp_path / "with.onnx"))
-        assert read_card(ModelSpec(str(report.out))).mpp == 0.5
 
     @pytest.mark.parametrize("precision", ["fp32", "fp16"])
     def test_a_stride_that_no_card_states_is_measured_for_the_export_too(

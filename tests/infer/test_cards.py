@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from benchmarks import networks
+from tests.models_of_others import zoo
 from wsi_seg.card import ModelCard, named_classes
 from wsi_seg.errors import CardError, ModelLoadError, PredictorError
 from wsi_seg.infer import CardOverrides, ModelSpec, builtin_models, load_predictor, model_sha256, read_card
@@ -52,6 +54,33 @@ def test_what_is_missing_is_named_and_what_was_found_too(affine: Affine) -> None
     assert "mean (0.5, 0.5, 0.5)" in message
     assert "layout NCHW" in message
     assert "activation probabilities" in message
+
+
+def test_all_that_is_missing_is_in_one_message_outputs_to_choose_from_too(tmp_path: Path) -> None:
+    path = tmp_path / "two.onnx"
+    onnx.save(zoo.two_outputs(), str(path))
+    with pytest.raises(CardError) as caught:
+        read_card(ModelSpec(str(path)))
+    assert "missing: --output (it has several outputs: coarse (?, 3, ?, ?), classes (?, 3, ?, ?)), " in str(
+        caught.value
+    )
+    for option in ("--model-mpp", "--classes", "--mean", "--std"):
+        assert option in str(caught.value)
+
+
+def test_options_complete_a_card_that_lacks_something(affine: Affine) -> None:
+    path = affine(TWO)
+    path.with_name("card.json").write_text('{"name": "half", "mean": 0.5, "std": 0.25, "layout": "NCWH"}')
+    with pytest.raises(CardError, match=r"lacks \['mpp', 'classes'\]"):
+        read_card(ModelSpec(str(path)))
+    card = read_card(ModelSpec(str(path), card=CardOverrides(0.5, named_classes(["a", "b=#123456"]), layout="NCHW")))
+    assert (card.name, card.mpp, card.mean, card.layout) == ("half", 0.5, (0.5, 0.5, 0.5), "NCHW")
+    assert card.classes[1].colour == "#123456"
+
+
+def test_all_that_is_wrong_with_a_card_is_in_one_message(affine: Affine) -> None:
+    with pytest.raises(CardError, match=r"channels 'RBG' must be .*; activation 'relu' must be .*; threshold 2 must"):
+        read_card(ModelSpec(str(affine(TWO, card=CARD)), card=stated(channels="RBG", activation="relu", threshold=2)))
 
 
 def test_activation_is_not_guessed_without_a_softmax(affine: Affine) -> None:

@@ -285,7 +285,7 @@ def test_safetensors_that_lie_are_refused(header: bytes, tmp_path: Path) -> None
         ("no-such-model", "a model is one of he-stain, identity, nuclei"),
         ("missing.onnx", "does not exist"),
         ("no_such_module:Net", "cannot be found"),
-        ("wsi_seg.card:named_classes", "torch cannot load"),
+        ("wsi_seg.card:named_classes", "named_classes raises TypeError"),
     ],
 )
 def test_a_model_that_is_not_there(model: str, words: str) -> None:

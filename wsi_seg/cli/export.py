@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from wsi_seg.cli.run_options import card_fields
+from wsi_seg.cli.shared_options import CardFields, WeightsOption, card_options, with_options
 
 
+@with_options(card_options, "card")
 def export(
     model: Annotated[
         str,
@@ -44,19 +45,17 @@ def export(
     ] = None,
     max_dice_loss: Annotated[float, typer.Option(help="Dice that the worst class may lose.")] = 0.005,
     seed: Annotated[int, typer.Option(help="Of the draw of tiles.")] = 0,
-    weights: Annotated[Path | None, typer.Option(help="safetensors file for module:factory.")] = None,
-    model_mpp: Annotated[float | None, typer.Option(help="um per px the model was trained at.")] = None,
-    classes: Annotated[str | None, typer.Option(help="Class names in index order: a,b=#ff0000,…")] = None,
-    mean: Annotated[str | None, typer.Option(help="One number or three, in units of pixel / 255.")] = None,
-    std: Annotated[str | None, typer.Option(help="Likewise.")] = None,
-    activation: Annotated[str | None, typer.Option(help="probabilities, softmax or sigmoid.")] = None,
+    weights: WeightsOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a program that is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    *,
+    card: CardFields,
 ) -> None:
     """Export a model, and judge the export against the original on real tissue.
 
     A program that does not agree is not written. int8 is calibrated on the slides given; layers that it harms stay
-    in float. Programs beside the model are found by `wsi-seg run --precision int8`.
+    in float. Programs beside the model are found by `wsi-seg run --precision int8`. Options from --model-mpp on
+    complete the card of a model that has none, as for `wsi-seg run`.
     """
     from wsi_seg.engine.signals import unwinding_on_sigterm
     from wsi_seg.export import ExportRequest, export_model
@@ -64,8 +63,7 @@ def export(
     request = ExportRequest(
         model=model, weights=weights, to=to, precision=precision, out=out,
         slides=tuple(calibrate or ()), judged_on=tuple(judge or ()),
-        card=card_fields(mpp=model_mpp, classes=classes, mean=mean, std=std, activation=activation),
-        slide_mpp=mpp, n_tiles=tiles, method=method, symmetric=symmetric, upsample=upsample,
+        card=card, slide_mpp=mpp, n_tiles=tiles, method=method, symmetric=symmetric, upsample=upsample,
         min_agreement=min_agreement, max_dice_loss=max_dice_loss, seed=seed, overwrite=overwrite,
     )  # fmt: skip
     with unwinding_on_sigterm():

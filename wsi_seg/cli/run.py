@@ -18,7 +18,6 @@ SlideArgument = Annotated[Path, typer.Argument(help="A whole-slide image, or an 
 @with_run_options
 def run(
     slide: SlideArgument,
-    options: RunOptions,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="NAME.seg.zarr or NAME.ome.tif; default: SLIDE.seg.zarr here."),
@@ -35,6 +34,8 @@ def run(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    *,
+    options: RunOptions,
 ) -> None:
     """Segment a slide.
 
@@ -59,8 +60,9 @@ def run(
 @with_run_options
 def plan(
     slide: SlideArgument,
-    options: RunOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    *,
+    options: RunOptions,
 ) -> None:
     """Print what `run` would do and need.
 

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated
 
 import typer
 
-from wsi_seg.card import named_classes
+from wsi_seg.cli.shared_options import CardFields, WeightsOption, card_options, with_options
 from wsi_seg.engine.options import DEFAULT_MODEL, RunOptions
 from wsi_seg.errors import UsageError
 
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
-
-
-def _triple(text: str, option: str) -> tuple[float, float, float]:
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) not in (1, 3):
-        raise UsageError(f"{option} {text!r}", rule="one number, or three with commas", remedy="e.g. 0.485,0.456,0.406")
-    return tuple(values * 3)[:3]  # type: ignore[return-value]
 
 
 def _numbers(text: str | None, option: str) -> tuple[float, ...]:
@@ -62,19 +49,6 @@ def parse_pixels(text: str | None, option: str) -> int | None:
     return int(text)
 
 
-def card_fields(
-    *, classes: str | None = None, mean: str | None = None, std: str | None = None, **others: Any
-) -> dict[str, Any]:
-    """Fields of a card from the options that are given."""
-    given = {
-        "classes": None if classes is None else named_classes(classes.split(",")),
-        "mean": None if mean is None else _triple(mean, "--mean"),
-        "std": None if std is None else _triple(std, "--std"),
-        **others,
-    }
-    return {name: value for name, value in given.items() if value is not None}
-
-
 def parse_areas(text: str | None, option: str) -> dict[str, float]:
     """Areas in µm² by class name; "" stands for all classes but the first.
 
@@ -107,7 +81,9 @@ def crf_wishes(asked: bool, **given: float | None) -> dict[str, float] | None:
     return wishes if asked else None
 
 
+@with_options(card_options, "card")
 def run_options(
+    *,
     model: Annotated[
         list[str],
         typer.Option(
@@ -122,7 +98,7 @@ def run_options(
         str, typer.Option(help="Average over copies of each tile: none, flips (4), rotations (4) or d4 (8).")
     ] = "none",
     tta_scales: Annotated[str, typer.Option(help="And over copies at these scales, e.g. 0.75,1,1.25.")] = "1",
-    weights: Annotated[Path | None, typer.Option(help="safetensors file for module:factory.")] = None,
+    weights: WeightsOption = None,
     runtime: Annotated[
         str, typer.Option(help="auto, onnxruntime, openvino, torch, tensorrt or onnxruntime-tensorrt.")
     ] = "auto",
@@ -139,24 +115,7 @@ def run_options(
     blend: Annotated[
         str, typer.Option(help="Where tiles are blended: auto, host, device (torch; same labels).")
     ] = "auto",
-    model_mpp: Annotated[float | None, typer.Option(help="um per px the model was trained at.")] = None,
-    classes: Annotated[str | None, typer.Option(help="Class names in index order: a,b=#ff0000,…")] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(help="One number or three, in units of pixel / 255: 0.485,0.456,0.406."),
-    ] = None,
-    std: Annotated[str | None, typer.Option(help="Likewise; 1/255 = 0.0039215686 feeds 0-255.")] = None,
-    activation: Annotated[
-        str | None, typer.Option(help="probabilities, softmax or sigmoid: still to be applied.")
-    ] = None,
-    channels: Annotated[str | None, typer.Option(help="RGB or BGR.")] = None,
-    layout: Annotated[str | None, typer.Option(help="NCHW or NHWC.")] = None,
-    output_stride: Annotated[int | None, typer.Option(help="Total down-sampling of the network.")] = None,
-    halo: Annotated[int | None, typer.Option(help="Context per side that an exact prediction needs, px.")] = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="For one output channel, or independent ones: a class from here.")
-    ] = None,
-    output: Annotated[str | None, typer.Option(help="The output to use, of a model that has several.")] = None,
+    card: CardFields,
     mpp: Annotated[
         float | None,
         typer.Option(help="um per px of the slide's finest level, over what it says."),
@@ -200,10 +159,6 @@ def run_options(
     crf_weight: Annotated[float | None, typer.Option(help="Pull of the neighbours, log odds; default: 3.")] = None,
 ) -> RunOptions:
     """The value that the options make."""
-    given = card_fields(
-        mpp=model_mpp, classes=classes, mean=mean, std=std, activation=activation, channels=channels, layout=layout,
-        output_stride=output_stride, halo=halo, threshold=threshold, output=output,
-    )  # fmt: skip
     return RunOptions(
         model=model[0],
         more_models=tuple(model[1:]),
@@ -211,7 +166,7 @@ def run_options(
         tta=tta,
         tta_scales=tta_scales,
         weights=weights,
-        card=given,
+        card=card,
         runtime=runtime,
         precision=precision,
         device=device,
@@ -236,20 +191,5 @@ def run_options(
     )
 
 
-def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options above; it receives them as `options: RunOptions`."""
-    shared = inspect.signature(run_options).parameters
-    own = [p for p in inspect.signature(command).parameters.values() if p.name != "options"]
-
-    @wraps(command)
-    def wrapped(**arguments: Any) -> None:
-        options = run_options(**{name: arguments.pop(name) for name in shared})
-        command(options=options, **arguments)
-
-    hints = get_type_hints(run_options, include_extras=True) | get_type_hints(command, include_extras=True)
-    parameters = [
-        p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in [*own, *shared.values()]
-    ]
-    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
-    return wrapped
+with_run_options = with_options(run_options, "options")
+"""Gives a command the options above; it receives them as `options: RunOptions`."""

@@ -14,12 +14,13 @@ from tempfile import TemporaryDirectory
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import OutputExistsError, ParityError, UsageError
 from wsi_seg.export.judging import Judge, Verdict, warnings
-from wsi_seg.export.original import Original, open_original
+from wsi_seg.export.original import Original, Source, check_precision, find_source, open_original
+from wsi_seg.export.packages import check_packages
 from wsi_seg.export.report import ExportReport
-from wsi_seg.export.request import FORMATS, ExportRequest
+from wsi_seg.export.request import FORMATS, MODULE_FORMATS, ExportRequest
 from wsi_seg.export.sensitivity import MAX_FLOAT_SHARE, Kept, find_kept_layers
 from wsi_seg.export.tissue_tiles import TileSets, draw_tiles
-from wsi_seg.infer import load_predictor
+from wsi_seg.infer import Predictor, load_predictor
 from wsi_seg.infer.location import model_files
 from wsi_seg.output.durable import mapped_errors, sync_folder
 
@@ -35,44 +36,58 @@ def export_model(request: ExportRequest, tell: Tell = lambda _: None) -> ExportR
     `tell` hears what is being done. Raises ParityError where the program does not agree with the original, and nothing
     is left of it; ModelError, SlideError, UsageError, WriteError.
     """
-    with open_original(request) as original, TemporaryDirectory(prefix="wsi-seg-export-") as folder:
-        out = request.out or original.out
-        _check_out(out, request, original)
+    source = find_source(request)
+    check_packages(request, source.location)
+    check_precision(source)
+    _check_out(source, request)
+    tell("loading the original")
+    reference = load_predictor(source.spec.replaced(precision="fp32"))
+    try:
+        return _judged(request, source, reference, tell)
+    finally:
+        reference.close()
+
+
+def _judged(request: ExportRequest, source: Source, reference: Predictor, tell: Tell) -> ExportReport:
+    """Make the program, compare it with the original that `reference` runs, and publish it."""
+    with open_original(source, reference.card, request) as original, TemporaryDirectory(prefix="wsi-seg-") as folder:
         card = _card(original, request)
         tell("drawing tiles of tissue")
         tiles = _tiles(request, card)
-        reference = load_predictor(original.spec.replaced(precision="fp32"))
-        # Where no card states the stride it was measured just now: an export states it, and must not state another.
-        card = card.replaced(output_stride=reference.card.output_stride)
-        try:
-            judge = Judge(reference, tiles.judging, request)
-            made = _Export(original, request, card, tiles, judge)
-            program = Path(folder) / f"program{FORMATS[request.to]}"
-            kept, notes = made.write(program, tell)
-            if request.precision == "int8" and not tiles.apart:
-                notes = (*notes, "judged on the tile that calibrated it: the slides have no other; give --judge")
-            if request.precision == "int8" and len(tiles.calibration) < request.n_tiles:
-                few = f"{len(tiles.calibration)} of {request.n_tiles} tiles: the slides have no more tissue"
-                notes = (*notes, f"calibrated on {few}; more slides make it safer")
-            tell("comparing with the original")
-            verdicts = judge.verdicts(program, request.to)
-            if made.source is not None:
-                verdicts += [replace(v, runtime=f"{v.runtime}, of its ONNX") for v in judge.of_onnx(made.source)]
-        finally:
-            reference.close()
+        judge = Judge(reference, tiles.judging, request)
+        made = _Export(original, request, card, tiles, judge)
+        program = Path(folder) / f"program{FORMATS[request.to]}"
+        kept, notes = made.write(program, tell)
+        notes = (*notes, *_few_tiles(tiles, request))
+        tell("comparing with the original")
+        verdicts = judge.verdicts(program, request.to)
+        if made.source is not None:
+            verdicts += [replace(v, runtime=f"{v.runtime}, of its ONNX") for v in judge.of_onnx(made.source)]
         if broken := judge.failures(verdicts):
             raise ParityError(
-                f"{out.name} does not agree with the original: {'; '.join(broken)}",
+                f"{source.out.name} does not agree with the original: {'; '.join(broken)}",
                 rule="an export gives the same labels",
                 remedy="other --calibrate slides, another --method or a higher precision; --max-dice-loss and "
                 "--min-agreement set the limits",
             )
-        n_bytes = _publish(program, out)
+        n_bytes = _publish(program, source.out)
     notes = (*notes, *warnings(verdicts))
     n_tiles = (len(tiles.calibration) if request.precision == "int8" else 0, len(tiles.judging))
-    return ExportReport(
-        out, n_bytes, card, tuple(verdicts), n_tiles, tuple(layer.name for layer in kept.layers), kept.share, notes
-    )
+    names = tuple(layer.name for layer in kept.layers)
+    return ExportReport(source.out, n_bytes, card, tuple(verdicts), n_tiles, names, kept.share, notes)
+
+
+def _few_tiles(tiles: TileSets, request: ExportRequest) -> list[str]:
+    """What a user must know of a calibration that had less tissue than it was to have."""
+    if request.precision != "int8":
+        return []
+    notes = []
+    if not tiles.apart:
+        notes.append("judged on the tile that calibrated it: the slides have no other; give --judge")
+    if len(tiles.calibration) < request.n_tiles:
+        few = f"{len(tiles.calibration)} of {request.n_tiles} tiles: the slides have no more tissue"
+        notes.append(f"calibrated on {few}; more slides make it safer")
+    return notes
 
 
 class _Export:
@@ -89,9 +104,8 @@ class _Export:
         """Write the program; answer the layers left in float and what is worth knowing."""
         tell(f"writing {self._request.to} in {self._request.precision}")
         kept = Kept((), 0.0)
-        if self._request.to in ("torch", "coreml"):
-            self._write_module(path)
-            return kept, ()
+        if self._request.to in MODULE_FORMATS:
+            return kept, self._write_module(path)
         content, notes = self._plain()
         if self._request.precision == "int8":
             content, kept = self._quantised(content, path.parent, tell)
@@ -106,6 +120,7 @@ class _Export:
         """The fp32 program with its new card."""
         from wsi_seg.export.writing import embed_card, transposed
 
+        assert self._original.program is not None  # what is made from a module goes another way
         content = embed_card(self._original.program, self._card)
         if self._request.upsample == "trained":
             return content, ()
@@ -171,13 +186,17 @@ class _Export:
         else:
             path.write_bytes(content)
 
-    def _write_module(self, path: Path) -> None:
-        from wsi_seg.export.torch_module import write_coreml, write_torch
+    def _write_module(self, path: Path) -> tuple[str, ...]:
+        """Write what is made from a torch module; answer what is worth knowing."""
+        made = (self._original.module, self._card, self._request.precision, path)
+        if self._request.to == "coreml":
+            from wsi_seg.export.coreml_package import write_coreml
 
-        write = write_torch if self._request.to == "torch" else write_coreml
-        if self._request.upsample != "trained":
-            raise UsageError(f"--upsample transposed --to {self._request.to}", rule="it changes ONNX programs")
-        write(self._original.module, self._card, self._request.precision, path)
+            return (write_coreml(*made),)
+        from wsi_seg.export.torch_module import write_torch
+
+        write_torch(*made)
+        return ()
 
 
 def _card(original: Original, request: ExportRequest) -> ModelCard:
@@ -199,13 +218,14 @@ def _tiles(request: ExportRequest, card: ModelCard) -> TileSets:
     return sets if not request.judged_on else replace(sets, judging=drawn(request.judged_on).judging, apart=True)
 
 
-def _check_out(out: Path, request: ExportRequest, original: Original) -> None:
+def _check_out(source: Source, request: ExportRequest) -> None:
+    out = source.out
     if out.suffix != FORMATS[request.to]:
         raise UsageError(f"--out {out} --to {request.to}", rule=f"its name ends in {FORMATS[request.to]}")
     if not out.absolute().parent.is_dir():
         raise UsageError(f"--out {out}: its folder does not exist", remedy="make the folder first")
     files = [path for path in (out, *_beside(out)) if path.exists()]
-    own = [path for path in model_files(original.spec) if any(path.samefile(file) for file in files)]
+    own = [path for path in model_files(source.spec) if any(path.samefile(file) for file in files)]
     if own:
         raise OutputExistsError(
             f"{own[0]} belongs to the original",

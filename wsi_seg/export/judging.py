@@ -56,7 +56,7 @@ class Judge:
     def verdicts(self, program: Path, fmt: str) -> list[Verdict]:
         """What each runtime of a format makes of a program."""
         if not RUNTIMES[fmt]:
-            return [Verdict(fmt, None, "no runtime of ours takes it")]
+            return [Verdict(fmt, None, "no runtime of wsi-seg takes this format")]
         return [self._verdict(program, runtime, self.tiles) for runtime in RUNTIMES[fmt]]
 
     def of_onnx(self, program: Path, tiles: NDArray[np.uint8] | None = None) -> list[Verdict]:

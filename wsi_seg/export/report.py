@@ -65,12 +65,12 @@ class ExportReport:
         ]
         for entry, dice, loss in zip(self.card.classes, result.dice, result.dice_loss, strict=True):
             figures = (
-                "too few pixels" if dice is None else f"Dice with the original {dice:.4f}, Dice lost {_plain(loss)}"
+                "too few pixels" if dice is None else f"Dice with the original {dice:.4f}, Dice lost {plain_loss(loss)}"
             )
             lines.append(f"  {entry.name}: {figures}")
         return lines
 
 
-def _plain(loss: float | None) -> str:
+def plain_loss(loss: float | None) -> str:
     """A loss with four digits; gains, which are noise, as they are, but nothing as minus nothing."""
     return f"{0.0 if loss is None or abs(loss) < 5e-5 else loss:.4f}"

@@ -12,6 +12,8 @@ from wsi_seg.infer.parity import MAX_DICE_LOSS, MIN_ARGMAX_AGREEMENT
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "tensorrt": ".engine", "coreml": ".mlpackage"}
 """Format -> suffix of its file."""
+MODULE_FORMATS = ("torch", "coreml")
+"""Formats made from a torch module; all others are made from the ONNX program."""
 PRECISIONS = {
     "onnx": ("fp32", "fp16", "int8"),
     "openvino": ("fp32", "fp16", "int8"),
@@ -39,7 +41,7 @@ class ExportRequest:
     precision: str = "fp32"
     """One of `PRECISIONS` of the format."""
     out: Path | None = None
-    """File to write; None: beside the model, under its name."""
+    """File to write; None: beside the model, under its name; of built-in models and factories here."""
     slides: tuple[Path, ...] = ()
     """Whose tissue the program is calibrated on."""
     judged_on: tuple[Path, ...] = ()
@@ -75,6 +77,8 @@ class ExportRequest:
             raise UsageError(f"--method {self.method!r}", rule=f"one of {', '.join(METHODS)}")
         if self.upsample not in ("trained", "transposed"):
             raise UsageError(f"--upsample {self.upsample!r}", rule="trained or transposed")
+        if self.upsample != "trained" and self.to in MODULE_FORMATS:
+            raise UsageError(f"--upsample {self.upsample} --to {self.to}", rule="it changes ONNX programs")
         if self.precision == "int8" and not self.slides:
             raise UsageError(
                 "--precision int8 without slides", rule="int8 is calibrated on tissue of real slides",

@@ -1,12 +1,14 @@
-"""Torch modules on their way out: activation inside, weights in half, as a torch.export archive or for Core ML.
+"""Torch modules on their way out: activation inside, weights in half, as ONNX or as a torch.export archive.
 
-The only place of this room that imports torch.
+Owns what of a user's module goes into the program.
 """
 
 from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +17,42 @@ from torch import Tensor, nn
 
 from wsi_seg.card import METADATA_KEY, ModelCard
 from wsi_seg.errors import ModelLoadError
+from wsi_seg.infer.output_forms import output_layout
+from wsi_seg.infer.torch_predictor import tensor_of
 from wsi_seg.model.tracing import traced_input
 
 _KINDS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-class Activated(nn.Module):  # type: ignore[misc]
-    """A module of logits and the activation that its card asks for."""
+class Planar(nn.Module):  # type: ignore[misc]
+    """A user's module and what is still to be done for probabilities in planar layout, as its card says.
 
-    def __init__(self, module: nn.Module, activation: str) -> None:
+    `network` maps (N, 3, H, W) or (N, H, W, 3) to a tensor, or to several of which the card names one.
+    """
+
+    def __init__(self, network: nn.Module, card: ModelCard) -> None:
         super().__init__()
-        self.module = module
-        self.activation = activation
+        self.network = network
+        self.card = card
+        with torch.inference_mode():
+            shape = self._output(torch.zeros(1, 3, card.tile_size, card.tile_size)).shape
+        self.no_channels = len(shape) == 3
+        self.channels_last = len(shape) == 4 and output_layout(shape, card) == "NHWC"
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) -> probabilities (N, C, H, W)."""
-        y = self.module(x)
-        return torch.softmax(y, dim=1) if self.activation == "softmax" else torch.sigmoid(y)
+        y = self._output(x)
+        if self.no_channels:
+            y = y.unsqueeze(1)
+        elif self.channels_last:
+            y = y.permute(0, 3, 1, 2)
+        if self.card.activation == "softmax":
+            return torch.softmax(y, dim=1)
+        return torch.sigmoid(y) if self.card.activation == "sigmoid" else y
+
+    def _output(self, x: Tensor) -> Tensor:
+        y = self.network(x if self.card.layout == "NCHW" else x.permute(0, 2, 3, 1))
+        return tensor_of(y, self.card.output, self.card.name)
 
 
 class Converted(nn.Module):  # type: ignore[misc]
@@ -47,9 +68,17 @@ class Converted(nn.Module):  # type: ignore[misc]
         return self.module(x.to(self.kind)).float()
 
 
-def with_activation(module: nn.Module, activation: str) -> nn.Module:
-    """The module with its activation inside; itself where there is nothing to add."""
-    return module if activation == "probabilities" else Activated(module, activation).eval()
+def as_probabilities(module: nn.Module, card: ModelCard) -> nn.Module:
+    """A user's module as one of probabilities (N, C, H, W) of normalised (N, 3, H, W) float32."""
+    return Planar(module, card).eval()
+
+
+def write_onnx(module: nn.Module, card: ModelCard, path: Path) -> None:
+    """Write an ONNX program, dynamic in N, H and W, with the card in its metadata. Raises ModelLoadError."""
+    from wsi_seg.model.onnx_export import export_onnx
+
+    with _traceable(card.name):
+        export_onnx(module, card, path)
 
 
 def write_torch(module: nn.Module, card: ModelCard, precision: str, path: Path) -> None:
@@ -60,33 +89,26 @@ def write_torch(module: nn.Module, card: ModelCard, precision: str, path: Path) 
         torch.export.save(program, path, extra_files={METADATA_KEY: card.to_json()})
 
 
-def write_coreml(module: nn.Module, card: ModelCard, precision: str, path: Path) -> None:
-    """Write a Core ML package of one tile at the card's size. Raises ModelLoadError where coremltools is missing."""
-    try:
-        import coremltools as ct
-    except ImportError as error:
-        raise ModelLoadError(
-            "Core ML needs coremltools, which is not installed", remedy="pip install coremltools"
-        ) from error
-    side = card.tile_size
-    example = torch.zeros(1, 3, side, side)
-    with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")
-        model = ct.convert(
-            torch.jit.trace(module, example), convert_to="mlprogram",
-            inputs=[ct.TensorType("image", example.shape)], outputs=[ct.TensorType("probabilities")],
-            compute_precision=ct.precision.FLOAT16 if precision == "fp16" else ct.precision.FLOAT32,
-            minimum_deployment_target=ct.target.iOS16,
-        )  # fmt: skip
-    model.user_defined_metadata[METADATA_KEY] = card.to_json()
-    model.save(str(path))
-
-
 def _exported(module: nn.Module, card: ModelCard, precision: str) -> Any:
     example, shapes = traced_input(module, card)
     kind = _KINDS[precision]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _traceable(card.name):
         warnings.simplefilter("ignore")
         return torch.export.export(
             module if kind == torch.float32 else Converted(module, kind), (example,), dynamic_shapes=(shapes,)
         )
+
+
+@contextmanager
+def _traceable(name: str) -> Iterator[None]:
+    """Tracing runs a user's code with sizes that are symbols: whatever it raises is one error."""
+    try:
+        yield
+    except Exception as error:
+        text = " ".join(str(error.__cause__ or error).split())
+        raise ModelLoadError(
+            f"torch cannot trace {name}: {type(error.__cause__ or error).__name__}: {text[:300]}",
+            rule="a program is traced for any batch, height and width that are multiples of the output stride",
+            remedy="state --output-stride if it is larger than was measured, or write the ONNX file yourself with "
+            "fixed sides (torch.onnx.export) and export that",
+        ) from error

@@ -7,13 +7,14 @@ program's own shapes and operations do not prove.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import CardError, ModelLoadError
-from wsi_seg.infer.protocol import CardOverrides, Signature
+from wsi_seg.infer.protocol import CardOverrides, Port, Signature
 
 NO_SIGNATURE = Signature()
 """Of a program that has no file."""
@@ -21,6 +22,8 @@ _RAW_STD = 1 / 255
 """`std` that feeds 0-255."""
 MAX_PIXELS = 2**28
 """Pixels of one batch that a program may demand."""
+_ACTIVATED = ("Softmax", "Sigmoid")
+"""Operations that prove an output to be probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +63,11 @@ def find_card(name: str, signature: Signature, beside: Path, overrides: CardOver
         text, source = _card_file(beside)
     stated = overrides.stated()
     if text is None:
-        narrowed = _with_output(name, signature, overrides.output or "")
-        card = _assemble(name, narrowed, stated)
+        card = _assemble(name, signature, stated)
+        narrowed = _with_output(name, signature, card.output)
         given = set(stated)
     else:
-        card = ModelCard.from_json(text, source)
-        card = card.replaced(**stated) if stated else card
+        card = ModelCard.from_json(text, source, stated)
         given = {*json.loads(text), *stated}
         narrowed = _with_output(name, signature, card.output)
     # A card that leaves the stride out does not mean 1: it is measured, as without a card.
@@ -79,7 +81,7 @@ def _with_output(name: str, signature: Signature, wanted: str) -> Signature:
         return signature
     chosen = [port for port in ports if port.name == wanted] if wanted else list(ports)
     if len(chosen) != 1:
-        listed = ", ".join(f"{port.name} {_words(port.shape or ())}" for port in ports)
+        listed = _listed(ports)
         raise ModelLoadError(
             f"{name} has no output {wanted!r}; it has {listed}" if wanted else f"{name} has several outputs: {listed}",
             rule="one output holds the classes, and which one is never guessed",
@@ -196,24 +198,44 @@ def _card_file(beside: Path) -> tuple[str | None, str]:
     return None, str(beside)
 
 
+_OPTIONS = {
+    "mpp": "--model-mpp", "classes": "--classes", "mean": "--mean", "std": "--std",
+    "layout": "--layout", "activation": "--activation",
+}  # fmt: skip
+"""Field that a card must state -> the option that states it."""
+
+
 def _assemble(name: str, signature: Signature, stated: dict[str, Any]) -> ModelCard:
-    """A card from options and from what the program proves."""
-    facts = {**_proven(signature), **stated}
-    options = {
-        "mpp": "--model-mpp", "classes": "--classes", "mean": "--mean", "std": "--std",
-        "layout": "--layout", "activation": "--activation",
-    }  # fmt: skip
-    if missing := [option for key, option in options.items() if key not in facts]:
-        found = ", ".join(f"{key} {_words(facts[key])}" for key in options if key in facts) or "nothing"
-        channels = _channels(signature, facts.get("layout"))
-        hint = f" (the output has {channels} channels)" if channels and "--classes" in missing else ""
-        raise CardError(
-            f"{name} carries no card; missing: {', '.join(missing)}{hint}; found: {found}",
-            rule="resolution, classes and normalisation are never guessed",
-            remedy="give these options or write a card.json beside the model",
-        )
-    stem = Path(name).stem or name
-    return ModelCard(name=stem, **facts)
+    """A card from options and from what the program proves. Raises CardError that names all that is missing."""
+    open_choice = len(signature.outputs) > 1 and "output" not in stated
+    used = _common(signature) if open_choice else _with_output(name, signature, stated.get("output", ""))
+    facts = {**_proven(used), **stated}
+    missing = [option for key, option in _OPTIONS.items() if key not in facts]
+    if not missing:
+        file = Path(name).name  # or module:factory
+        return ModelCard(name=file.rpartition(":")[2] if ":" in file else Path(name).stem or name, **facts)
+    channels = _channels(used, facts.get("layout"))
+    hint = f" (the output has {channels} channels)" if channels and "--classes" in missing else ""
+    if open_choice:
+        missing.insert(0, f"--output (it has several outputs: {_listed(signature.outputs)})")
+    found = ", ".join(f"{key} {_words(facts[key])}" for key in _OPTIONS if key in facts) or "nothing"
+    raise CardError(
+        f"{name} carries no card; missing: {', '.join(missing)}{hint}; found: {found}",
+        rule="resolution, classes and normalisation are never guessed",
+        remedy="give these options or write a card.json beside the model",
+    )
+
+
+def _common(signature: Signature) -> Signature:
+    """The signature of an output yet to be chosen: the shape if all have it, an activation if one of them has it."""
+    ports = signature.outputs
+    shape = ports[0].shape if len({port.shape for port in ports}) == 1 else None
+    operation = next((port.operation for port in ports if port.operation in _ACTIVATED), None)
+    return signature.of_output(Port("", shape, None, operation))
+
+
+def _listed(ports: Sequence[Port]) -> str:
+    return ", ".join(f"{port.name} {_words(port.shape or ())}" for port in ports)
 
 
 def _proven(signature: Signature) -> dict[str, Any]:
@@ -224,7 +246,7 @@ def _proven(signature: Signature) -> dict[str, Any]:
         facts["layout"] = "NCHW"  # only torch programs do not tell their shape, and torch images are NCHW
     elif (shape[1] == 3) != (shape[3] == 3):
         facts["layout"] = "NCHW" if shape[1] == 3 else "NHWC"
-    if signature.last_operation in ("Softmax", "Sigmoid") or signature.gives_labels:
+    if signature.last_operation in _ACTIVATED or signature.gives_labels:
         facts["activation"] = "probabilities"
     if signature.input_type == "uint8":
         facts["mean"], facts["std"] = (0.0,) * 3, (_RAW_STD,) * 3

@@ -182,10 +182,19 @@ def _with_runtimes(spec: ModelSpec, kind: str, path: Path) -> Location:
 
 
 def _module_file(module: str) -> Path:
+    """The source file of an importable module. Importing its packages, if it lies in one, runs their code."""
+    remedy = f"start Python where `import {module}` works: PYTHONPATH=FOLDER wsi-seg …, FOLDER holding the module"
+    if module.endswith(".py"):
+        remedy = f"name the module without its suffix: {module.removesuffix('.py')}; {remedy.replace('.py', '')}"
     try:
         found = importlib.util.find_spec(module)
-    except (ImportError, ValueError) as error:
-        raise ModelLoadError(f"module {module!r} cannot be found: {error}") from error
+    except Exception as error:  # a package above it runs its own code
+        raise ModelLoadError(
+            f"module {module!r} cannot be found: {type(error).__name__}: {error}",
+            rule="module:factory names an importable module", remedy=remedy,
+        ) from error  # fmt: skip
     if found is None or found.origin is None or not Path(found.origin).is_file():
-        raise ModelLoadError(f"module {module!r} cannot be found", rule="module:factory names an importable module")
+        raise ModelLoadError(
+            f"module {module!r} cannot be found", rule="module:factory names an importable module", remedy=remedy
+        )
     return Path(found.origin)

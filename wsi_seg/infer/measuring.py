@@ -42,6 +42,8 @@ class Trial:
     """Why it did not run."""
     peak_bytes: int = 0
     """Memory that the process took for it, runtime included; 0 where it was not measured."""
+    notes: tuple[str, ...] = ()
+    """What was warned of while it was loaded and timed, where that was listened to."""
 
     @property
     def runs(self) -> bool:
@@ -70,6 +72,7 @@ class Trial:
             "agreement": None if self.agreement is None else self.agreement.to_mapping(),
             "loaded": self.facts is not None,
             "problem": self.problem,
+            "notes": list(self.notes),
         }
 
 

@@ -1,13 +1,12 @@
 """torch on CPU or GPU, for `.pt2`, TorchScript and `module:factory`.
 
 Owns loading without unpickling, inference mode, autocast, and conversion of pixels to tensors, which happens on the
-device. Importing a factory's module runs its code: the user named it. A program file never brings code of its own.
+device. A program file never brings code of its own.
 Knows no architecture and checks no result.
 """
 
 from __future__ import annotations
 
-import importlib
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wsi_seg.card import METADATA_KEY, ModelCard
+from wsi_seg.card import ModelCard
 from wsi_seg.errors import ModelLoadError, PredictorError, WsiSegError
 from wsi_seg.infer.device_blend import TorchBlend, TorchTile
 from wsi_seg.infer.lanes import GPU_LANES, Lanes
@@ -28,6 +27,7 @@ from wsi_seg.infer.output_forms import output_layout
 from wsi_seg.infer.protocol import ModelSpec, Port, RuntimeFacts, Signature
 from wsi_seg.infer.torch_archive import read_clean_archive
 from wsi_seg.infer.torch_device import Lane, device_name, open_device
+from wsi_seg.infer.torch_factory import make_module
 
 _AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _WARM_UP_CALLS = 3  # before a graph is recorded, so that kernels are chosen and workspaces are there
@@ -43,7 +43,7 @@ def open_module(location: Location, spec: ModelSpec) -> tuple[Any, Signature]:
             return _exported(location.path)
         if location.kind == "torchscript":
             return _scripted(location.path), Signature()
-        return _made(location, spec)
+        return make_module(location, spec)
     except WsiSegError:
         raise
     except Exception as error:  # torch raises anything from RuntimeError to KeyError on a broken file
@@ -113,7 +113,7 @@ class TorchProgram:
         planar = self._card.layout == "NCHW"
         with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
             output = module(values.permute(0, 3, 1, 2) if planar else values)  # a channels_last view, nothing is moved
-        output = _tensor_of(output, self._card.output, self._name).float()
+        output = tensor_of(output, self._card.output, self._name).float()
         if output.ndim == 3:
             output = output.unsqueeze(1)
         elif output.ndim == 4 and output_layout(output.shape, self._card) == "NHWC":
@@ -164,7 +164,7 @@ def _placed(module: Any, device: torch.device) -> Any:
     return module.to(device, memory_format=torch.channels_last)
 
 
-def _tensor_of(output: Any, wanted: str, name: str) -> Any:
+def tensor_of(output: Any, wanted: str, name: str) -> Any:
     """The tensor that a program returned, or the one that the card names of several. Raises PredictorError."""
     if isinstance(output, torch.Tensor) and not wanted:
         return output
@@ -228,32 +228,6 @@ def _scripted(path: Path) -> Any:
     if used := [operation for operation in _FILE_OPERATIONS if operation + "(" in graph or operation + "[" in graph]:
         raise ModelLoadError(f"{path} uses {', '.join(used)}", rule="a program must not touch files")
     return module
-
-
-def _made(location: Location, spec: ModelSpec) -> tuple[Any, Signature]:
-    """A module made by the user's factory, its weights loaded strictly."""
-    from safetensors import SafetensorError, safe_open
-
-    module_name, _, factory = spec.model.partition(":")
-    module = getattr(importlib.import_module(module_name), factory)()
-    if not isinstance(module, torch.nn.Module):
-        raise ModelLoadError(f"{spec.model} made a {type(module).__name__}", rule="a factory makes a torch.nn.Module")
-    own = getattr(module, "card", None)
-    card = own.to_json() if isinstance(own, ModelCard) else None
-    if spec.weights is not None:
-        try:
-            with safe_open(spec.weights, framework="pt") as file:
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-                card = (file.metadata() or {}).get(METADATA_KEY, card)
-        except (SafetensorError, OSError) as error:
-            raise ModelLoadError(f"{spec.weights} is not a safetensors file: {error}") from error
-        try:
-            module.load_state_dict(weights, strict=True)
-        except RuntimeError as error:
-            raise ModelLoadError(
-                f"{spec.weights} does not fit {location.name}: {_reason(error)}", rule="weights are loaded strictly"
-            ) from error
-    return module.eval().to(memory_format=torch.channels_last), Signature(card_json=card)
 
 
 def _reason(error: Exception) -> str:
