@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks import networks
-from tests.engine.runs import Runs, folder_in_memory
+from tests.engine.runs import Runs, folder_in_memory, small_pictures
+
+
+@pytest.fixture(autouse=True)
+def _small_pictures() -> Iterator[None]:
+    with small_pictures():
+        yield
 
 
 @pytest.fixture
