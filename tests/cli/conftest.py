@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 import typer.main
 
-from tests.engine.runs import folder_in_memory, small_pictures
+from tests.engine.runs import folder_in_memory, light_runs
 from wsi_seg.cli.main import main
 
 
@@ -26,8 +26,8 @@ Program = Callable[..., Outcome]
 
 
 @pytest.fixture(autouse=True)
-def _small_pictures() -> Iterator[None]:
-    with small_pictures():
+def _light_runs() -> Iterator[None]:
+    with light_runs():
         yield
 
 

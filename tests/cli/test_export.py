@@ -12,7 +12,7 @@ from tests.cli.conftest import Program
 from wsi_seg.engine import prepare
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.run import run_slide
-from wsi_seg.infer import choice
+from wsi_seg.infer import choice, measuring
 from wsi_seg.output.label_store import open_result
 from wsi_seg.sample import write_synthetic
 
@@ -65,6 +65,7 @@ class TestAuto:
     def measured(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         monkeypatch.setattr(prepare, "MEASURED_FROM_S", 0.0)
+        monkeypatch.setattr("wsi_seg.infer.throughput", measuring.throughput)
 
     def test_it_tells_what_was_measured(self, model: Path, slide: Path, tmp_path: Path) -> None:
         options = RunOptions(model=str(model), tile=128, workers=1)

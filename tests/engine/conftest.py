@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import networks
-from tests.engine.runs import Runs, folder_in_memory, small_pictures
+from tests.engine.runs import Runs, folder_in_memory, light_runs
 
 
 @pytest.fixture(autouse=True)
-def _small_pictures() -> Iterator[None]:
-    with small_pictures():
+def _light_runs() -> Iterator[None]:
+    with light_runs():
         yield
 
 
