@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import typer.main
 
 from tests.engine.runs import folder_in_memory, light_runs
 from wsi_seg.cli.main import main
@@ -36,14 +34,6 @@ def tmp_path(tmp_path: Path) -> Iterator[Path]:
     """A folder in memory where there is such."""
     with folder_in_memory(tmp_path) as folder:
         yield folder
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _commands_are_read_once() -> Iterator[None]:
-    """Typer reads the types of every option of every command at each call: as long as all that most tests here ask."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(typer.main, "get_command", cache(typer.main.get_command))
-        yield
 
 
 @pytest.fixture

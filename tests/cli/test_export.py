@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.cli.conftest import Program
 from wsi_seg.engine import prepare
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.run import run_slide
+from wsi_seg.export import benching
 from wsi_seg.infer import choice, measuring
 from wsi_seg.output.label_store import open_result
 from wsi_seg.sample import write_synthetic
@@ -29,7 +31,9 @@ def model(tmp_path: Path) -> Path:
     return networks.unet(tmp_path / "unet.onnx", networks.UnetShape(4, 2, tile_size=128))
 
 
-def test_export_then_run_in_int8_then_bench(wsi_seg: Program, model: Path, slide: Path, tmp_path: Path) -> None:
+def test_export_then_run_in_int8_then_bench(
+    wsi_seg: Program, model: Path, slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     exported = wsi_seg(
         "export", model, "--precision", "int8", "--calibrate", slide, "--tiles", 4, "--max-dice-loss", 0.5
     )
@@ -40,6 +44,9 @@ def test_export_then_run_in_int8_then_bench(wsi_seg: Program, model: Path, slide
     ran = wsi_seg("run", slide, "--model", model, "--precision", "int8", "--out", out, "--json", "--quiet")
     assert ran.code == 0, ran.err
     assert json.loads(ran.out)["model"]["precision"] == "int8"
+    # one process for each is shown in tests/export/test_benching.py
+    monkeypatch.setattr(benching, "_apart", benching._measured)
+    monkeypatch.setattr(measuring, "throughput", partial(measuring.throughput, seconds=0.02))
     table = wsi_seg("bench", model, "--slide", slide, "--tiles", 1, "--workers", 1, "--json")
     assert table.code == 0, table.err
     assert {row["precision"] for row in json.loads(table.out)} == {"fp32", "bf16", "int8"}
