@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session", autouse=True)
 def _commands_are_read_once() -> Iterator[None]:
-    """Typer reads the types of every option of every command at each call: as long as most of what tests ask of a command."""
+    """Typer reads the types of all options at each call: as long as most of what tests ask of a command takes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(typer.main, "get_command", cache(typer.main.get_command))
         yield
