@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint kernels bench clean
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "$(PYTHON) is not here; try: make PYTHON=python3 $(MAKECMDGOALS)" >&2; exit 1; }
@@ -37,8 +37,16 @@ demo: $(VENV)/.run  ## a real slide through the default model
 # Two processes: more would fight over the memory of a small machine, and most runs under test use two threads anyway.
 PYTEST_ARGS ?= -n 2 --dist worksteal
 
-test: $(VENV)/.dev lint $(NODE_CLIENT)/node_modules/.installed  ## everything that guards main
+test: $(VENV)/.dev $(NODE_CLIENT)/node_modules/.installed  ## everything that guards main
+	@$(MAKE) --no-print-directory --jobs=2 lint kernels
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Bytecode is kept, whatever the environment says: else both test processes rewrite the asserts of every file each time.
+test kernels: export PYTHONDONTWRITEBYTECODE :=
+
+# Numba keeps what it compiled beside the sources. Two test processes would compile the same at the same time.
+kernels: $(VENV)/.dev
+	@$(BIN)/python -m tests.compile_kernels
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -96,14 +97,15 @@ def _body_lines(function: ast.FunctionDef) -> int:
     return (body[-1].end_lineno or 0) - body[0].lineno + 1
 
 
-def _imported(tree: ast.Module) -> set[str]:
-    modules = set()
-    for node in ast.walk(tree):
+@cache
+def _imported(path: Path) -> frozenset[str]:
+    modules: set[str] = set()
+    for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
             modules |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             modules.add(node.module.partition(".")[0])
-    return modules
+    return frozenset(modules)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=NAMES)
@@ -140,7 +142,7 @@ def test_a_file_says_what_it_owns_and_its_name_says_something(path: Path) -> Non
 
 @pytest.mark.parametrize("library", sorted(CONFINED))
 def test_a_third_party_library_lives_in_few_files(library: str) -> None:
-    users = {name for path, name in zip(SOURCES, NAMES, strict=True) if library in _imported(_tree(path))}
+    users = {name for path, name in zip(SOURCES, NAMES, strict=True) if library in _imported(path)}
     allowed = tuple(CONFINED[library])
     assert not [name for name in users if not name.startswith(allowed)]
     assert users, f"{library} is confined but nobody imports it: drop it from the list"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.engine.runs import folder_in_memory
+from tests.engine.runs import folder_in_memory, light_runs
 from wsi_seg.cli.main import main
 
 
@@ -21,6 +21,12 @@ class Outcome(NamedTuple):
 
 
 Program = Callable[..., Outcome]
+
+
+@pytest.fixture(autouse=True)
+def _light_runs() -> Iterator[None]:
+    with light_runs():
+        yield
 
 
 @pytest.fixture

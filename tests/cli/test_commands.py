@@ -114,7 +114,8 @@ class TestErrors:
         self, wsi_seg: Any, small_slide: Path, tmp_path: Path, command: str, arguments: Any, code: int, what: str
     ) -> None:
         out = ("--out", tmp_path / "x.seg.zarr", "--quiet") if command == "run" else ()
-        left = wsi_seg(command, small_slide, *arguments, *out)
+        quick = () if "--model" in arguments else ("--model", "he-stain")
+        left = wsi_seg(command, small_slide, *arguments, *quick, *out)
         assert left.code == code
         assert left.out == ""
         first, *others = left.err.splitlines()

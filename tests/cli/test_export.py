@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from wsi_seg.engine import prepare
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.run import run_slide
 from wsi_seg.export import benching
-from wsi_seg.infer import choice, openvino_predictor
+from wsi_seg.infer import choice, measuring, openvino_predictor
 from wsi_seg.output.label_store import open_result
 from wsi_seg.sample import write_synthetic
 
@@ -33,7 +34,6 @@ def model(tmp_path: Path) -> Path:
 def test_export_then_run_in_int8_then_bench(
     wsi_seg: Program, model: Path, slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(benching, "_apart", benching._measured)  # processes: tests/export/test_benching.py
     exported = wsi_seg(
         "export", model, "--precision", "int8", "--calibrate", slide, "--tiles", 4, "--max-dice-loss", 0.5
     )
@@ -44,6 +44,9 @@ def test_export_then_run_in_int8_then_bench(
     ran = wsi_seg("run", slide, "--model", model, "--precision", "int8", "--out", out, "--json", "--quiet")
     assert ran.code == 0, ran.err
     assert json.loads(ran.out)["model"]["precision"] == "int8"
+    # one process for each is shown in tests/export/test_benching.py
+    monkeypatch.setattr(benching, "_apart", benching._measured)
+    monkeypatch.setattr(measuring, "throughput", partial(measuring.throughput, seconds=0.02))
     table = wsi_seg("bench", model, "--slide", slide, "--tiles", 1, "--workers", 1, "--json")
     assert table.code == 0, table.err
     assert {row["precision"] for row in json.loads(table.out)} == {"fp32", "bf16", "int8"}
@@ -119,6 +122,7 @@ class TestAuto:
     def measured(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         monkeypatch.setattr(prepare, "MEASURED_FROM_S", 0.0)
+        monkeypatch.setattr("wsi_seg.infer.throughput", measuring.throughput)
 
     def test_it_tells_what_was_measured(self, model: Path, slide: Path, tmp_path: Path) -> None:
         options = RunOptions(model=str(model), tile=128, workers=1)

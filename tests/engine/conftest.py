@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks import networks
-from tests.engine.runs import Runs, folder_in_memory
+from tests.engine.runs import Runs, folder_in_memory, light_runs
+
+
+@pytest.fixture(autouse=True)
+def _light_runs() -> Iterator[None]:
+    with light_runs():
+        yield
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from wsi_seg.engine.options import RunOptions
@@ -17,11 +18,22 @@ from wsi_seg.engine.prepare import prepare
 from wsi_seg.engine.report import RunReport
 from wsi_seg.engine.run import run_slide
 from wsi_seg.geometry import Box
+from wsi_seg.output import overview
 from wsi_seg.output.label_store import Result, open_result
 from wsi_seg.slide import Slide, open_slide
 
 SMALL: dict[str, Any] = {"model": "he-stain", "tile": 128, "block": 256, "workers": 2, "skip_background": False}
 """Options that cut a small slide into many tiles and blocks."""
+
+
+@contextmanager
+def light_runs() -> Iterator[None]:
+    """What takes most of a small run's time and is not its matter: its picture has half the side, and no slide is so
+    large for this machine that its runtimes are worth comparing (which no result under test may hang on)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(overview, "LONGEST_SIDE", 800)
+        patch.setattr("wsi_seg.infer.throughput", lambda *_, **__: 1e9)
+        yield
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from tests.engine.runs import folder_in_memory
+from tests.engine.runs import folder_in_memory, light_runs
 from tests.models_of_others import zoo
 from wsi_seg.card import named_classes
 from wsi_seg.cli.main import main
@@ -195,6 +195,12 @@ def tiny_slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("slide") / "tiny.tif"
     write_synthetic(path, (100, 170), mpp=0.5, seed=3, tissue_fraction=0.7)
     return path
+
+
+@pytest.fixture(autouse=True)
+def _light_runs() -> Iterator[None]:
+    with light_runs():
+        yield
 
 
 @pytest.fixture

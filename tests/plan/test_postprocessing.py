@@ -61,7 +61,7 @@ def test_an_object_is_small_exactly_where_its_area_is(area: float, y: float, x: 
     (step,) = planned(Mpp(y, x), min_object={"": area}).steps
     assert isinstance(step, RemoveObjects)
     limit, window = step.limits[1], step.windows[1]
-    assert (limit - 1) * y * x < area <= limit * y * x * (1 + 1e-12)
+    assert (limit - 1) * y * x * (1 - 1e-12) < area <= limit * y * x * (1 + 1e-12)
     assert (window - 1) ** 2 < 16 * limit <= window**2
     assert window >= isqrt(limit)
 
