@@ -43,7 +43,7 @@ from wsi_seg.infer import (  # noqa: E402
     read_card,
     throughput,
 )
-from wsi_seg.infer.cuda_driver import gpu_names  # noqa: E402
+from wsi_seg.infer.device.cuda_driver import gpu_names  # noqa: E402
 from wsi_seg.sample import write_synthetic  # noqa: E402
 
 STREAMS = 4
@@ -168,8 +168,8 @@ def halved(path: Path) -> Path:
     """The fp16 program beside an ONNX file, as `wsi-seg export --precision fp16` names and marks it."""
     import onnx
 
-    from wsi_seg.infer.half import to_half
     from wsi_seg.infer.location import file_sha256, variant_path
+    from wsi_seg.infer.program.half import to_half
 
     model = onnx.load_from_string(to_half(path.read_bytes()))
     card = read_card(ModelSpec(str(path))).replaced(precision="fp16", derived_from=file_sha256(path), weights_sha256="")

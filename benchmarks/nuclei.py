@@ -34,7 +34,7 @@ from wsi_seg.geometry import Box
 from wsi_seg.infer import ModelSpec, load_predictor
 from wsi_seg.model.he_stain import unmixing_matrix
 from wsi_seg.train.config import ImageSource, TrainConfig, read_config
-from wsi_seg.train.image_source import PixelCache, centre_px, open_images, scale_factor
+from wsi_seg.train.source.image_source import PixelCache, centre_px, open_images, scale_factor
 
 RECIPE = Path(__file__).parent / "recipes" / "nuclei.yaml"
 FOLDS = {

@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if any(item.get_closest_marker("gpu") for item in items):
-        from wsi_seg.infer.cuda_driver import gpu_names
+        from wsi_seg.infer.device.cuda_driver import gpu_names
 
         if not gpu_names():
             for item in items:

@@ -8,11 +8,11 @@ import torch
 
 from benchmarks.claims.datasets import Source
 from benchmarks.claims.runs import Run
-from wsi_seg.train.batch_norm import recalibrate
 from wsi_seg.train.config import TrainConfig, config_from
-from wsi_seg.train.losses import make_loss
+from wsi_seg.train.method.batch_norm import recalibrate
+from wsi_seg.train.method.losses import make_loss
 from wsi_seg.train.objective import normaliser
-from wsi_seg.train.patches import PatchSet
+from wsi_seg.train.source.patches import PatchSet
 from wsi_seg.train.trained import read_trained
 from wsi_seg.train.validation import validate
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu
-from wsi_seg.infer.cuda_driver import gpu_names
+from wsi_seg.infer.device.cuda_driver import gpu_names
 
 SCRIPT = Path(gpu.__file__)
 

@@ -14,7 +14,8 @@ from wsi_seg.engine import prepare
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.run import run_slide
 from wsi_seg.export import benching
-from wsi_seg.infer import choice, measuring, openvino_predictor
+from wsi_seg.infer import choice, measuring
+from wsi_seg.infer.runtime import openvino_predictor
 from wsi_seg.output.label_store import open_result
 from wsi_seg.sample import write_synthetic
 

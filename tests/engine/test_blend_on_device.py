@@ -24,7 +24,7 @@ pytest.importorskip("torch")
     ],
 )
 def test_same_bytes(run: Runs, small_slide: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]) -> None:
-    from wsi_seg.infer.device_blend import TorchSums
+    from wsi_seg.infer.device.device_blend import TorchSums
 
     slide = ArraySlide(np.ascontiguousarray(pixels_of(small_slide)[200:620, 300:800]), mpp=0.5)
     options = {"model": "wsi_seg.model.he_stain:HeStain", "runtime": "torch", "device": "cpu", "overlap": 32, **options}

@@ -10,7 +10,7 @@ import pytest
 from tests.engine.runs import Runs, pixels_of
 from wsi_seg.errors import PredictorError, PredictorOutOfMemory
 from wsi_seg.infer import measuring
-from wsi_seg.infer.openvino_predictor import OpenvinoProgram
+from wsi_seg.infer.runtime.openvino_predictor import OpenvinoProgram
 from wsi_seg.slide import ArraySlide
 
 

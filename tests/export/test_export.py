@@ -285,7 +285,7 @@ class TestUnjudged:
     def test_fp16_that_nothing_loads_is_not_written(
         self, program: Path, slide: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("wsi_seg.infer.half.to_half", lambda _: b"no program")
+        monkeypatch.setattr("wsi_seg.infer.program.half.to_half", lambda _: b"no program")
         with pytest.raises(ParityError, match=r"openvino does not run it .* onnxruntime does not run it"):
             export_model(asked(program, slide, precision="fp16"))
         assert not program.with_name("unet.fp16.onnx").exists()
@@ -401,7 +401,7 @@ class TestARuntimeThatLoadsAndFails:
     @pytest.fixture(autouse=True)
     def failing(self, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         """ONNX Runtime fails from now on: on all tiles, or on those that are not the made-up one of loading."""
-        from wsi_seg.infer.onnxruntime_predictor import OnnxRuntimeProgram
+        from wsi_seg.infer.runtime.onnxruntime_predictor import OnnxRuntimeProgram
 
         run, always = OnnxRuntimeProgram.run, [True]
 
@@ -438,7 +438,7 @@ class TestARuntimeThatLoadsAndFails:
         self, program: Path, slide: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """They would be a mask in a program that does not check them."""
-        from wsi_seg.infer.onnxruntime_predictor import OnnxRuntimeProgram
+        from wsi_seg.infer.runtime.onnxruntime_predictor import OnnxRuntimeProgram
 
         monkeypatch.setattr(OnnxRuntimeProgram, "run", lambda _, batch: np.full((len(batch), 3, SIDE, SIDE), np.nan))
         with pytest.raises(PredictorError, match="probabilities are finite"):

@@ -18,7 +18,8 @@ from wsi_seg.cli.run import run
 from wsi_seg.cli.shared_options import card_options
 from wsi_seg.errors import CardError, ModelLoadError, UsageError
 from wsi_seg.export import export_model, exporting, packages
-from wsi_seg.infer import CardOverrides, ModelSpec, load_predictor, read_card, tensorrt_library
+from wsi_seg.infer import CardOverrides, ModelSpec, load_predictor, read_card
+from wsi_seg.infer.runtime import tensorrt_library
 
 FACTORY = "tests.export.bare_models:"
 STATED = {

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from tests.infer.analytic import CARD, AnalyticPredictor, Formula, lopsided, per_pixel
 from wsi_seg.errors import CardError, UsageError
 from wsi_seg.infer import Augmentation, ModelSpec, load_predictor, measure_halo, model_sha256, parse_scales, read_card
-from wsi_seg.infer.augmentation import TURNS
-from wsi_seg.infer.rescaling import reach_through, rescaled_maps, rescaled_pixels
-from wsi_seg.infer.tta import AugmentedPredictor, augmented_card, turned, turned_back
+from wsi_seg.infer.combined.augmentation import TURNS
+from wsi_seg.infer.combined.rescaling import reach_through, rescaled_maps, rescaled_pixels
+from wsi_seg.infer.combined.tta import AugmentedPredictor, augmented_card, turned, turned_back
 
 KINDS = ("flips", "rotations", "d4")
 SCALES = st.sampled_from([Fraction(text) for text in ("1/2", "3/4", "9/10", "1", "11/10", "5/4", "3/2", "2", "7/3")])

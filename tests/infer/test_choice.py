@@ -214,7 +214,7 @@ class TestLoadedAndFailing:
         def run(self: object, batch: np.ndarray) -> np.ndarray:
             raise MemoryError
 
-        monkeypatch.setattr("wsi_seg.infer.openvino_predictor.OpenvinoProgram.run", run)
+        monkeypatch.setattr("wsi_seg.infer.runtime.openvino_predictor.OpenvinoProgram.run", run)
         with pytest.raises(PredictorOutOfMemory):
             load_predictor(ModelSpec(str(small_unet)))
 

@@ -18,7 +18,7 @@ SPECIAL = [0, 1, 0.5, -0.0, -0.01, 1.01, -0.02, 1.02, np.nan, np.inf, -np.inf, 0
 @given(st.integers(1, 6), st.integers(-9, 20), st.integers(-9, 20), st.integers(0, 2**31), st.integers(0, 2))
 def test_same_bits(where: str, n: int, y: int, x: int, seed: int, n_special: int) -> None:
     from wsi_seg.engine.sums import HostBlend
-    from wsi_seg.infer.device_blend import TorchBlend, TorchTile
+    from wsi_seg.infer.device.device_blend import TorchBlend, TorchTile
 
     rng = np.random.default_rng(seed)
     host, device = HostBlend(), TorchBlend(torch.device(where))

@@ -15,12 +15,14 @@ import pytest
 
 from wsi_seg.card import METADATA_KEY, ModelCard, named_classes
 from wsi_seg.errors import ModelLoadError, UsageError
-from wsi_seg.infer import ModelSpec, candidates, choice, cuda_driver, load_predictor, onnxruntime_predictor, places
-from wsi_seg.infer.cuda_driver import LockedArray
-from wsi_seg.infer.lanes import Lanes
-from wsi_seg.infer.onnx_pixels import from_pixels
-from wsi_seg.infer.onnxruntime_predictor import BoundLane
-from wsi_seg.infer.pixels import PixelConversion
+from wsi_seg.infer import ModelSpec, candidates, choice, load_predictor, places
+from wsi_seg.infer.device import cuda_driver
+from wsi_seg.infer.device.cuda_driver import LockedArray
+from wsi_seg.infer.device.lanes import Lanes
+from wsi_seg.infer.program.onnx_pixels import from_pixels
+from wsi_seg.infer.runtime import onnxruntime_predictor
+from wsi_seg.infer.runtime.onnxruntime_predictor import BoundLane
+from wsi_seg.infer.runtime.pixels import PixelConversion
 
 ONNX = ("openvino", "onnxruntime", "tensorrt")
 
@@ -243,7 +245,7 @@ class TestTorch:
     def test_autocast_is_another_arithmetic_with_the_same_labels(
         self, precision: str, least: float, parts: tuple[object, ModelCard], tissue_like: Callable[..., np.ndarray]
     ) -> None:
-        from wsi_seg.infer.torch_predictor import TorchProgram
+        from wsi_seg.infer.runtime.torch_predictor import TorchProgram
 
         batch = tissue_like(2, 32)
         exact = TorchProgram(*parts, ModelSpec("m:n", device="cpu")).run(batch)
@@ -256,7 +258,7 @@ class TestTorch:
 
     def test_lanes_keep_one_buffer_per_use(self) -> None:
         torch = pytest.importorskip("torch")
-        from wsi_seg.infer.torch_device import Lane
+        from wsi_seg.infer.device.torch_device import Lane
 
         lane = Lane(torch.device("cpu"))
         first = lane.upload(np.zeros((2, 4, 4, 3), np.uint8))
@@ -269,7 +271,7 @@ class TestTorch:
     def test_what_torch_lacks_is_told(self, parts: tuple[object, ModelCard]) -> None:
         import torch
 
-        from wsi_seg.infer.torch_predictor import TorchProgram
+        from wsi_seg.infer.runtime.torch_predictor import TorchProgram
 
         if torch.version.cuda is None:
             with pytest.raises(ModelLoadError, match="build without CUDA"):

@@ -29,7 +29,7 @@ from wsi_seg.infer import (
     model_sha256,
     read_card,
 )
-from wsi_seg.infer.ensemble import EnsemblePredictor, joint_card
+from wsi_seg.infer.combined.ensemble import EnsemblePredictor, joint_card
 
 BATCH = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
 
@@ -211,7 +211,7 @@ class TestRuntimes:
     def test_a_member_that_openvino_cannot_read_takes_the_others_along(
         self, pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from wsi_seg.infer import openvino_predictor
+        from wsi_seg.infer.runtime import openvino_predictor
 
         read = openvino_predictor._read
 

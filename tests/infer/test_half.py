@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from wsi_seg.errors import ModelLoadError
 from wsi_seg.infer import ModelSpec, agreement, builtin_models, load_predictor
-from wsi_seg.infer.half import to_half
+from wsi_seg.infer.program.half import to_half
 
 
 def _program(nodes: list[onnx.NodeProto], *weights: tuple[str, np.ndarray]) -> bytes:

@@ -23,7 +23,7 @@ from tests.models_of_others import zoo
 from wsi_seg.card import ModelCard, named_classes
 from wsi_seg.errors import ModelError, ModelLoadError
 from wsi_seg.infer import CardOverrides, ModelSpec, load_predictor, model_sha256
-from wsi_seg.infer.torch_archive import read_clean_archive
+from wsi_seg.infer.program.torch_archive import read_clean_archive
 
 CARD = ModelCard("m", 0.5, named_classes(["a", "b"]), 32)
 

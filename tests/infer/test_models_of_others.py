@@ -19,15 +19,8 @@ from tests.models_of_others import zoo
 from wsi_seg.card import named_classes
 from wsi_seg.cli.main import main
 from wsi_seg.errors import CardError, ModelError, ModelLoadError, PredictorError
-from wsi_seg.infer import (
-    CardOverrides,
-    ModelSpec,
-    load_predictor,
-    measure_halo,
-    model_notes,
-    model_sha256,
-    onnx_file,
-)
+from wsi_seg.infer import CardOverrides, ModelSpec, load_predictor, measure_halo, model_notes, model_sha256
+from wsi_seg.infer.program import onnx_file
 from wsi_seg.sample import write_synthetic
 
 RUNTIMES = ("openvino", "onnxruntime")

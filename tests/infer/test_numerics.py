@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from wsi_seg.card import ModelCard, named_classes
 from wsi_seg.errors import CardError, PredictorError
 from wsi_seg.infer import ModelSpec, agreement, load_predictor
-from wsi_seg.infer.activation import activated
-from wsi_seg.infer.pixels import PixelConversion
+from wsi_seg.infer.runtime.activation import activated
+from wsi_seg.infer.runtime.pixels import PixelConversion
 
 RUNTIMES = ("openvino", "onnxruntime")
 MEAN, STD = (0.7, 0.5, 0.6), (0.2, 0.25, 0.3)

@@ -17,17 +17,9 @@ import pytest
 from tests.models_of_others import zoo
 from wsi_seg.card import named_classes
 from wsi_seg.errors import ModelLoadError, PredictorError
-from wsi_seg.infer import (
-    CardOverrides,
-    ModelSpec,
-    candidates,
-    load_predictor,
-    measuring,
-    onnxruntime_predictor,
-    onnxruntime_tensorrt,
-    places,
-)
-from wsi_seg.infer.onnxruntime_predictor import BoundLane
+from wsi_seg.infer import CardOverrides, ModelSpec, candidates, load_predictor, measuring, places
+from wsi_seg.infer.runtime import onnxruntime_predictor, onnxruntime_tensorrt
+from wsi_seg.infer.runtime.onnxruntime_predictor import BoundLane
 
 TENSORRT = "TensorrtExecutionProvider"
 REAL = ort.InferenceSession
@@ -194,7 +186,7 @@ def test_a_folder_that_cannot_be_made_costs_time_only(
 
 @pytest.mark.parametrize(("precision", "switches"), [("fp16", "10"), ("int8", "01")])
 def test_stored_precisions_are_allowed(precision: str, switches: str, small_unet: Path, made: Made) -> None:
-    from wsi_seg.infer.onnxruntime_tensorrt import precision_options
+    from wsi_seg.infer.runtime.onnxruntime_tensorrt import precision_options
 
     one = precision_options(precision)
     assert one["trt_fp16_enable"] + one["trt_int8_enable"] == switches

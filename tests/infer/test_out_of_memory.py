@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tests.infer.analytic import CARD
 from wsi_seg.errors import PredictorError, PredictorOutOfMemory
 from wsi_seg.infer import RuntimeFacts
-from wsi_seg.infer.out_of_memory import ran_out_of_memory
+from wsi_seg.infer.device.out_of_memory import ran_out_of_memory
 from wsi_seg.infer.predictor import ProgramPredictor, first_answer
 
 TOLD = (

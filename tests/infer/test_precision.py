@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from wsi_seg.errors import ModelLoadError, UsageError
-from wsi_seg.infer import ModelSpec, load_predictor, openvino_predictor
+from wsi_seg.infer import ModelSpec, load_predictor
+from wsi_seg.infer.runtime import openvino_predictor
 
 SPEC_ERRORS = [{"runtime": "tensorflow"}, {"precision": "int3"}, {"threads": 0}, {"streams": 0}]
 

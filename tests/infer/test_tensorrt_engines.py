@@ -12,8 +12,8 @@ import pytest
 
 from wsi_seg.card import ModelCard, named_classes
 from wsi_seg.errors import ModelLoadError
-from wsi_seg.infer.half import to_half
-from wsi_seg.infer.tensorrt_engine import Profile, build_engine, build_timed, profile_for, read_engine_file
+from wsi_seg.infer.program.half import to_half
+from wsi_seg.infer.runtime.tensorrt_engine import Profile, build_engine, build_timed, profile_for, read_engine_file
 
 SIDE = 64
 PROFILE = Profile((1, SIDE, SIDE), (2, SIDE, SIDE), (2, SIDE, SIDE))
@@ -97,7 +97,7 @@ def test_an_engine_is_built(
 def test_networks_are_strongly_typed_and_take_pixels(
     library: object, program: Callable[[str], tuple[bytes, ModelCard]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wsi_seg.infer import tensorrt_engine
+    from wsi_seg.infer.runtime import tensorrt_engine
 
     seen = []
     add = tensorrt_engine._add_profile

@@ -16,9 +16,16 @@ torch = pytest.importorskip("torch")
 from tests.infer import fake_tensorrt  # noqa: E402
 from wsi_seg.card import ModelCard, named_classes  # noqa: E402
 from wsi_seg.errors import ModelLoadError, PredictorError  # noqa: E402
-from wsi_seg.infer import ModelSpec, engine_cache, tensorrt_engine, tensorrt_library, tensorrt_predictor  # noqa: E402
-from wsi_seg.infer.tensorrt_engine import Profile, engine_file, profile_for, read_engine_file, read_signature  # noqa: E402
-from wsi_seg.infer.tensorrt_predictor import TensorrtProgram  # noqa: E402
+from wsi_seg.infer import ModelSpec  # noqa: E402
+from wsi_seg.infer.runtime import engine_cache, tensorrt_engine, tensorrt_library, tensorrt_predictor  # noqa: E402
+from wsi_seg.infer.runtime.tensorrt_engine import (  # noqa: E402
+    Profile,
+    engine_file,
+    profile_for,
+    read_engine_file,
+    read_signature,
+)
+from wsi_seg.infer.runtime.tensorrt_predictor import TensorrtProgram  # noqa: E402
 
 CARD = ModelCard("red", 0.5, named_classes(["a", "b"]), 32)
 SPEC = ModelSpec("m.onnx", runtime="tensorrt", device="cpu")

@@ -9,7 +9,7 @@ import torch
 
 from wsi_seg.annotation.protocol import IGNORE
 from wsi_seg.errors import UsageError
-from wsi_seg.train.augment import Augment
+from wsi_seg.train.augmentation.augment import Augment
 from wsi_seg.train.config import AugmentConfig
 
 torch.set_num_threads(1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from wsi_seg.train.batch_norm import freeze_batch_norm, recalibrate, thaw_batch_norm
+from wsi_seg.train.method.batch_norm import freeze_batch_norm, recalibrate, thaw_batch_norm
 
 torch.set_num_threads(1)
 

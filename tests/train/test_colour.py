@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from wsi_seg.model.he_stain import unmixing_matrix
-from wsi_seg.train.colour import add_noise, blur, change_colour, change_gamma
+from wsi_seg.train.augmentation.colour import add_noise, blur, change_colour, change_gamma
+from wsi_seg.train.augmentation.stain import jitter_stain
 from wsi_seg.train.config import AugmentConfig
-from wsi_seg.train.stain import jitter_stain
 
 torch.set_num_threads(1)
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from wsi_seg.train.augment import Augment
+from wsi_seg.train.augmentation.augment import Augment
 from wsi_seg.train.config import AugmentConfig
-from wsi_seg.train.consistency import consistency_loss, ramp_up
+from wsi_seg.train.method.consistency import consistency_loss, ramp_up
 
 torch.set_num_threads(1)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from wsi_seg.annotation.protocol import IGNORE
-from wsi_seg.train.distillation import distillation_loss
+from wsi_seg.train.method.distillation import distillation_loss
 
 torch.set_num_threads(1)
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from wsi_seg.train.domain import (
+from wsi_seg.train.method.domain import (
     FeatureDiscriminator,
     OutputDiscriminator,
     domain_loss,

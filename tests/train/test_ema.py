@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from wsi_seg.train.ema import WeightAverage
+from wsi_seg.train.method.ema import WeightAverage
 
 torch.set_num_threads(1)
 

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from wsi_seg.annotation.protocol import IGNORE
 from wsi_seg.train.config import LossTerm
-from wsi_seg.train.losses import gaps, make_loss
+from wsi_seg.train.method.losses import gaps, make_loss
 
 
 def two_squares(gap: int) -> torch.Tensor:

@@ -17,7 +17,7 @@ from wsi_seg.geometry import Box
 from wsi_seg.plan.scale import choose_scale
 from wsi_seg.slide import ArraySlide
 from wsi_seg.slide.canvas import read_canvas
-from wsi_seg.train.image_source import Entry, PixelCache, Reading, carve_borders, load_pair, open_images
+from wsi_seg.train.source.image_source import Entry, PixelCache, Reading, carve_borders, load_pair, open_images
 
 
 def opened(config, *, labelled=True, limit_bytes=1 << 20):
@@ -290,7 +290,7 @@ def test_the_cache_keeps_what_fits_and_changes_nothing(image_folder, config_of, 
     loads = []
     original = load_pair
     monkeypatch.setattr(
-        "wsi_seg.train.image_source.load_pair", lambda e, r: loads.append(e.image.stem) or original(e, r)
+        "wsi_seg.train.source.image_source.load_pair", lambda e, r: loads.append(e.image.stem) or original(e, r)
     )
     fields = opened(config, limit_bytes=2 * 20 * 20 * 4)
     for _ in range(3):

@@ -23,14 +23,14 @@ from wsi_seg.errors import ConfigError
 from wsi_seg.model.weights import read_weights
 from wsi_seg.train import loop
 from wsi_seg.train.config import TrainConfig, differing_keys
-from wsi_seg.train.distillation import distillation_loss
 from wsi_seg.train.distributed import Group
-from wsi_seg.train.events import EpochDone, Note, TrainingStarted
-from wsi_seg.train.events import Event as Told
 from wsi_seg.train.learner import Learner
-from wsi_seg.train.losses import make_loss
 from wsi_seg.train.material import open_supply
+from wsi_seg.train.method.distillation import distillation_loss
+from wsi_seg.train.method.losses import make_loss
 from wsi_seg.train.objective import Moment, Objective
+from wsi_seg.train.record.events import EpochDone, Note, TrainingStarted
+from wsi_seg.train.record.events import Event as Told
 from wsi_seg.train.schedule import learning_rate
 from wsi_seg.train.score import Scores, confusion, scores_of
 from wsi_seg.train.trained import make_network, read_trained

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from wsi_seg.annotation.protocol import IGNORE
 from wsi_seg.errors import ConfigError
 from wsi_seg.train.config import LossTerm
-from wsi_seg.train.losses import make_loss, nearness
+from wsi_seg.train.method.losses import make_loss, nearness
 
 torch.set_num_threads(1)
 

@@ -14,9 +14,9 @@ from PIL import Image
 
 from wsi_seg.errors import AnnotationError, ConfigError
 from wsi_seg.geometry import Box
-from wsi_seg.train.fields import CellIndex, count_cells, cut
-from wsi_seg.train.patches import CONTEXT, PatchSet, Sampling
-from wsi_seg.train.sampling import make_sampler
+from wsi_seg.train.source.fields import CellIndex, count_cells, cut
+from wsi_seg.train.source.patches import CONTEXT, PatchSet, Sampling
+from wsi_seg.train.source.sampling import make_sampler
 
 SAMPLING = Sampling(("a", "b", "c"), 16, 64, 0.5, None, 0, 7, labelled=True)
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from wsi_seg.card import named_classes
-from wsi_seg.train.pictures import LARGEST_SIDE, write_predictions
+from wsi_seg.train.record.pictures import LARGEST_SIDE, write_predictions
 from wsi_seg.train.validation import N_PICTURES, _Gallery
 
 CLASSES = named_classes(["background", "disc=#ff0000"])

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from wsi_seg.train.read_ahead import read_ahead
+from wsi_seg.train.source.read_ahead import read_ahead
 
 
 def readers() -> list[threading.Thread]:

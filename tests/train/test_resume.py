@@ -20,8 +20,8 @@ from wsi_seg.errors import CheckpointError, DivergedError, OutputExistsError, Ru
 from wsi_seg.model.weights import read_weights
 from wsi_seg.train import loop
 from wsi_seg.train.config import TrainConfig, to_yaml
-from wsi_seg.train.events import EpochDone, StepDone
-from wsi_seg.train.events import Event as Told
+from wsi_seg.train.record.events import EpochDone, StepDone
+from wsi_seg.train.record.events import Event as Told
 from wsi_seg.train.run_folder import RunFolder
 
 

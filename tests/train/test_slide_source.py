@@ -16,9 +16,9 @@ from wsi_seg.geometry import Box, Mpp
 from wsi_seg.plan.scale import Scale, choose_scale
 from wsi_seg.sample import write_synthetic
 from wsi_seg.slide import ArraySlide, open_slide
-from wsi_seg.train.fields import count_cells
-from wsi_seg.train.patches import PatchSet
-from wsi_seg.train.slide_source import SlideField, SlideLabels, open_field
+from wsi_seg.train.source.fields import count_cells
+from wsi_seg.train.source.patches import PatchSet
+from wsi_seg.train.source.slide_source import SlideField, SlideLabels, open_field
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_labels_follow_the_canvas_where_it_starts_inside_the_slide():
 
 @pytest.mark.parametrize("strip", [1, 1 << 22])
 def test_the_index_counts_every_pixel_of_a_small_slide(monkeypatch, strip):
-    monkeypatch.setattr("wsi_seg.train.slide_source._STRIP_SAMPLES", strip)
+    monkeypatch.setattr("wsi_seg.train.source.slide_source._STRIP_SAMPLES", strip)
     field = field_of(SHAPES)
     index = field.index()
     assert np.array_equal(index.counts, count_cells(field.read_labels(Box(0, 0, 350, 450)), index.side, 3))
@@ -136,7 +136,7 @@ def test_the_index_counts_every_pixel_of_a_small_slide(monkeypatch, strip):
 
 @pytest.mark.parametrize("n_samples", [20_000, 2_000, 60])
 def test_the_index_of_a_large_slide_is_a_sample(monkeypatch, n_samples):
-    monkeypatch.setattr("wsi_seg.train.slide_source._MAX_SAMPLES", n_samples)
+    monkeypatch.setattr("wsi_seg.train.source.slide_source._MAX_SAMPLES", n_samples)
     field = field_of(SHAPES)
     exact = count_cells(field.read_labels(Box(0, 0, 350, 450)), 16, 3)
     index = field.index()
@@ -147,7 +147,7 @@ def test_the_index_of_a_large_slide_is_a_sample(monkeypatch, n_samples):
 
 
 def test_patches_of_a_slide_show_the_class_drawn(monkeypatch, config_of, annotated, tmp_path):
-    monkeypatch.setattr("wsi_seg.train.slide_source._MAX_SAMPLES", 2_000)
+    monkeypatch.setattr("wsi_seg.train.source.slide_source._MAX_SAMPLES", 2_000)
     shapes = [polygon("stroma", 100, 100, 900, 900), polygon("tumour", 300, 300, 340, 340)]
     (tmp_path / "a.geojson").write_text(json.dumps(shapes))
     config = config_of({"slide": annotated[0], "annotation": tmp_path / "a.geojson"}, data={"balance": 1.0})

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from wsi_seg.errors import UsageError
-from wsi_seg.train.batch_norm import freeze_batch_norm
 from wsi_seg.train.config import OptimiserConfig
-from wsi_seg.train.transfer import parameter_groups, unfreeze
+from wsi_seg.train.method.batch_norm import freeze_batch_norm
+from wsi_seg.train.method.transfer import parameter_groups, unfreeze
 
 torch.set_num_threads(1)
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from wsi_seg.annotation.protocol import IGNORE
+from wsi_seg.train.augmentation.warp import draw_points, sample, turn
 from wsi_seg.train.config import AugmentConfig
-from wsi_seg.train.warp import draw_points, sample, turn
 
 torch.set_num_threads(1)
 

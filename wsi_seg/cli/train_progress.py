@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from wsi_seg.train.events import EpochDone, Event, Listener, Note, StepDone, TrainingStarted, ignore
+from wsi_seg.train.record.events import EpochDone, Event, Listener, Note, StepDone, TrainingStarted, ignore
 
 
 @contextmanager

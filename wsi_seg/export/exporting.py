@@ -110,7 +110,7 @@ class _Export:
         if self._request.precision == "int8":
             content, kept = self._quantised(content, path.parent, tell)
         elif self._request.precision == "fp16" and self._request.to != "openvino":
-            from wsi_seg.infer.half import to_half
+            from wsi_seg.infer.program.half import to_half
 
             content = to_half(content)
         self._write_program(content, path)
@@ -178,7 +178,7 @@ class _Export:
 
             write_openvino(content, self._card, path, half=self._request.precision == "fp16")
         elif self._request.to == "tensorrt":
-            from wsi_seg.infer.tensorrt_engine import build_engine
+            from wsi_seg.infer.runtime.tensorrt_engine import build_engine
 
             self.source = path.with_name("source.onnx")
             self.source.write_bytes(content)

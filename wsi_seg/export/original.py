@@ -100,7 +100,7 @@ def trained_module(folder: Path) -> Any:
 
 def _from_factory(source: Source, card: ModelCard, request: ExportRequest, made: Path) -> Original:
     from wsi_seg.export.torch_module import as_probabilities, write_onnx
-    from wsi_seg.infer.torch_predictor import open_module
+    from wsi_seg.infer.runtime.torch_predictor import open_module
 
     module = as_probabilities(open_module(source.location, source.spec)[0], card)
     card = card.replaced(**_INSIDE)

@@ -36,7 +36,7 @@ def check_packages(request: ExportRequest, location: Location) -> None:
 
 
 def _check_tensorrt() -> None:
-    from wsi_seg.infer.tensorrt_library import FLAVOURS, load_library
+    from wsi_seg.infer.runtime.tensorrt_library import FLAVOURS, load_library
 
     try:
         load_library()

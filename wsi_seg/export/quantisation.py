@@ -28,7 +28,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from wsi_seg.card import METADATA_KEY, ModelCard
 from wsi_seg.errors import ModelLoadError
 from wsi_seg.export.quiet import quiet_terminal
-from wsi_seg.infer.pixels import pixel_feed
+from wsi_seg.infer.runtime.pixels import pixel_feed
 
 _METHODS = {
     "minmax": CalibrationMethod.MinMax,

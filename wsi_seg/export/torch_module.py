@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from wsi_seg.card import METADATA_KEY, ModelCard
 from wsi_seg.errors import ModelLoadError
-from wsi_seg.infer.output_forms import output_layout
-from wsi_seg.infer.torch_predictor import tensor_of
+from wsi_seg.infer.program.output_forms import output_layout
+from wsi_seg.infer.runtime.torch_predictor import tensor_of
 from wsi_seg.model.tracing import traced_input
 
 _KINDS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

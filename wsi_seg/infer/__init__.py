@@ -1,12 +1,16 @@
 """Running exported programs: a spec in, a predictor out.
 
+    spec ─► location ─► card_source ─► runtime/ ─► predictor ─► probing ─► composing          (loading.py)
+           (program/)                  (device/)  (its checks)             (combined/)
+
+`choice` asks `measuring` and `parity` which runtime and precision `auto` becomes; `places` knows what runs where.
 Everything the engine needs is named here. Importing this package imports no runtime; loading a predictor imports the
 one it needs.
 """
 
-from wsi_seg.infer.augmentation import Augmentation, parse_scales
 from wsi_seg.infer.choice import Choice, choose_program
-from wsi_seg.infer.lanes import default_batch
+from wsi_seg.infer.combined.augmentation import Augmentation, parse_scales
+from wsi_seg.infer.device.lanes import default_batch
 from wsi_seg.infer.loading import load_predictor, member_cards, read_card
 from wsi_seg.infer.location import builtin_models, model_sha256
 from wsi_seg.infer.measuring import Trial, candidates, concrete, throughput, try_candidate

@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.errors import PredictorError
-from wsi_seg.infer.constant import is_constant
-from wsi_seg.infer.cuda_driver import gpu_names
+from wsi_seg.infer.device.cuda_driver import gpu_names
 from wsi_seg.infer.loading import load_predictor, member_cards, read_card
 from wsi_seg.infer.location import model_sha256, variants
 from wsi_seg.infer.measuring import Trial, candidates, concrete, try_candidate
 from wsi_seg.infer.protocol import ModelSpec
+from wsi_seg.infer.runtime.constant import is_constant
 from wsi_seg.user_cache import cache_folder
 
 _LOG = logging.getLogger(__name__)

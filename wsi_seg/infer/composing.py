@@ -11,11 +11,11 @@ from functools import partial
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import ModelLoadError
 from wsi_seg.infer.attempts import first_that_works
-from wsi_seg.infer.constant import is_constant
-from wsi_seg.infer.ensemble import EnsemblePredictor, joint_card
+from wsi_seg.infer.combined.ensemble import EnsemblePredictor, joint_card
+from wsi_seg.infer.combined.tta import AugmentedPredictor, augmented_card
 from wsi_seg.infer.location import locate
 from wsi_seg.infer.protocol import ModelSpec, Predictor
-from wsi_seg.infer.tta import AugmentedPredictor, augmented_card
+from wsi_seg.infer.runtime.constant import is_constant
 
 Load = Callable[[ModelSpec], Predictor]
 

@@ -18,7 +18,6 @@ from wsi_seg.errors import CardError, ModelLoadError, PredictorError
 from wsi_seg.infer.attempts import first_that_works
 from wsi_seg.infer.card_source import FoundCard, check_signature, find_card, fixed_input, has_card_file
 from wsi_seg.infer.composing import composed, composed_card
-from wsi_seg.infer.constant import constant_parts, is_constant
 from wsi_seg.infer.location import (
     STORED,
     Location,
@@ -27,11 +26,12 @@ from wsi_seg.infer.location import (
     original_sha256,
     weights_sha256,
 )
-from wsi_seg.infer.output_forms import NoneOfThem, Votes
 from wsi_seg.infer.places import places
 from wsi_seg.infer.predictor import ProgramPredictor, checked_channels, first_answer
 from wsi_seg.infer.probing import accepted_stride, measure_output_stride
+from wsi_seg.infer.program.output_forms import NoneOfThem, Votes
 from wsi_seg.infer.protocol import ModelSpec, Predictor, Program, Signature
+from wsi_seg.infer.runtime.constant import constant_parts, is_constant
 
 _DECIDING = ("mpp", "classes", "mean", "std", "channels", "layout", "activation", "threshold", "background", "output")
 """Fields of a card that change a result."""
@@ -98,20 +98,20 @@ def read_found(spec: ModelSpec) -> FoundCard | None:
 def _signature(location: Location, spec: ModelSpec) -> tuple[Any, Signature]:
     """What the program says of itself, and for torch the callable, which cannot be had without it."""
     if location.kind == "onnx":
-        from wsi_seg.infer import onnx_file
+        from wsi_seg.infer.program import onnx_file
 
         module, signature = None, onnx_file.read_signature(location.path)
     elif location.kind == "openvino-ir":
-        from wsi_seg.infer import openvino_predictor
+        from wsi_seg.infer.runtime import openvino_predictor
 
         module, signature = None, openvino_predictor.read_signature(location.path)
     elif location.kind == "tensorrt-engine":
-        from wsi_seg.infer import tensorrt_engine
+        from wsi_seg.infer.runtime import tensorrt_engine
 
         module, signature = None, tensorrt_engine.read_signature(location.path, spec)
     else:
         try:
-            from wsi_seg.infer import torch_predictor
+            from wsi_seg.infer.runtime import torch_predictor
         except ImportError as error:
             raise ModelLoadError(
                 f"{location.name} needs torch, which is not installed", remedy="pip install 'wsi-seg[torch]'"
@@ -181,22 +181,22 @@ def _changed_since(location: Location, card: ModelCard, spec: ModelSpec) -> list
 
 def _open(runtime: str, location: Location, module: Any, settings: tuple[ModelCard, ModelSpec]) -> Program:
     if runtime == "openvino":
-        from wsi_seg.infer.openvino_predictor import OpenvinoProgram
+        from wsi_seg.infer.runtime.openvino_predictor import OpenvinoProgram
 
         return OpenvinoProgram(location.path, *settings)
     if runtime == "onnxruntime":
-        from wsi_seg.infer.onnxruntime_predictor import OnnxRuntimeProgram
+        from wsi_seg.infer.runtime.onnxruntime_predictor import OnnxRuntimeProgram
 
         return OnnxRuntimeProgram(location.path, *settings)
     if runtime == "onnxruntime-tensorrt":
-        from wsi_seg.infer.onnxruntime_tensorrt import OnnxRuntimeTensorrtProgram
+        from wsi_seg.infer.runtime.onnxruntime_tensorrt import OnnxRuntimeTensorrtProgram
 
         return OnnxRuntimeTensorrtProgram(location.path, *settings)
     if runtime == "tensorrt":
-        from wsi_seg.infer.tensorrt_predictor import TensorrtProgram
+        from wsi_seg.infer.runtime.tensorrt_predictor import TensorrtProgram
 
         return TensorrtProgram(location.path, *settings)
-    from wsi_seg.infer.torch_predictor import TorchProgram
+    from wsi_seg.infer.runtime.torch_predictor import TorchProgram
 
     return TorchProgram(module, *settings)
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsi_seg.errors import ModelLoadError
-from wsi_seg.infer.constant import is_constant
 from wsi_seg.infer.protocol import ModelSpec
+from wsi_seg.infer.runtime.constant import is_constant
 
 _BUILTIN = Path(__file__).parent / "builtin"
 _KINDS = {
@@ -144,7 +144,7 @@ def _parts(kind: str, path: Path) -> Iterable[Path]:
     """The files of one program: itself, and weights that lie beside it."""
     yield path
     if kind == "onnx":
-        from wsi_seg.infer.onnx_file import external_files
+        from wsi_seg.infer.program.onnx_file import external_files
 
         yield from external_files(path)
     if kind == "openvino-ir" and (weights := path.with_suffix(".bin")).is_file():

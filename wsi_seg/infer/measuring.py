@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.errors import ModelError
-from wsi_seg.infer.lanes import default_batch
+from wsi_seg.infer.device.lanes import default_batch
 from wsi_seg.infer.loading import load_predictor
 from wsi_seg.infer.location import ON_REQUEST, locate, variants
 from wsi_seg.infer.parity import Agreement, agreement
@@ -151,6 +151,6 @@ def throughput(predictor: Predictor, tiles: NDArray[np.uint8], streams: int, sec
 
 
 def _native_bf16() -> bool:
-    from wsi_seg.infer.openvino_predictor import has_native_bf16
+    from wsi_seg.infer.runtime.openvino_predictor import has_native_bf16
 
     return has_native_bf16()

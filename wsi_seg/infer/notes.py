@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from wsi_seg.infer.loading import read_found
-from wsi_seg.infer.output_forms import none_of_them
+from wsi_seg.infer.program.output_forms import none_of_them
 from wsi_seg.infer.protocol import ModelSpec, Predictor, Signature
 
 

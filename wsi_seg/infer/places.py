@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from wsi_seg.errors import ModelLoadError
-from wsi_seg.infer.cuda_driver import gpu_names
+from wsi_seg.infer.device.cuda_driver import gpu_names
 from wsi_seg.infer.protocol import ModelSpec
 
 _ON_CPU = ("openvino", "onnxruntime", "torch")
@@ -54,20 +54,20 @@ def missing_for_gpu(runtime: str) -> str:
     if not gpu_names():
         return "no NVIDIA GPU answers here (driver library libcuda)"
     if runtime == "onnxruntime":
-        from wsi_seg.infer.onnxruntime_predictor import has_cuda
+        from wsi_seg.infer.runtime.onnxruntime_predictor import has_cuda
 
         return "" if has_cuda() else "this onnxruntime is the CPU build; onnxruntime-gpu is missing"
     if runtime == "onnxruntime-tensorrt":
-        from wsi_seg.infer.onnxruntime_predictor import has_tensorrt
+        from wsi_seg.infer.runtime.onnxruntime_predictor import has_tensorrt
 
         return "" if has_tensorrt() else "this onnxruntime has no TensorRT provider; onnxruntime-gpu has one"
     if find_spec("torch") is None:
         return f"{runtime} needs torch, which is not installed"
-    from wsi_seg.infer.torch_device import missing_for_cuda
+    from wsi_seg.infer.device.torch_device import missing_for_cuda
 
     if runtime == "torch" or missing_for_cuda():
         return missing_for_cuda()
-    from wsi_seg.infer.tensorrt_library import installed
+    from wsi_seg.infer.runtime.tensorrt_library import installed
 
     return "" if installed() else "neither tensorrt nor tensorrt-rtx is installed"
 

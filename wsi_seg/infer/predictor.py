@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import CardError, PredictorError
-from wsi_seg.infer.out_of_memory import answered, run_program
-from wsi_seg.infer.output_forms import NoneOfThem
+from wsi_seg.infer.device.out_of_memory import answered, run_program
+from wsi_seg.infer.program.output_forms import NoneOfThem
 from wsi_seg.infer.protocol import DeviceProgram, DeviceTile, Program, RuntimeFacts
 
 FixedInput = tuple[int | None, int | None, int | None]

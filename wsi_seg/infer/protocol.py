@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from wsi_seg.card import ModelCard, SegmentationClass
 from wsi_seg.errors import UsageError
-from wsi_seg.infer.augmentation import NO_AUGMENTATION, Augmentation
+from wsi_seg.infer.combined.augmentation import NO_AUGMENTATION, Augmentation
 
 RUNTIMES = ("auto", "onnxruntime", "openvino", "torch", "tensorrt", "onnxruntime-tensorrt")
 DEVICES = r"auto|cpu|cuda(:\d+)?"
@@ -239,7 +239,7 @@ class DeviceProgram(Program, Protocol):
 
     @property
     def device_blend(self) -> Any:
-        """What blends them, such as `wsi_seg.infer.device_blend.TorchBlend`."""
+        """What blends them, such as `wsi_seg.infer.device.device_blend.TorchBlend`."""
 
     def run_on_device(self, batch: NDArray[np.uint8]) -> Sequence[DeviceTile]:
         """As `run`, a tile each; finished, so that any thread may read them."""

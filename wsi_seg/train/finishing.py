@@ -20,12 +20,12 @@ from wsi_seg.model.cost import count_macs, count_parameters
 from wsi_seg.model.network import Network
 from wsi_seg.model.receptive_field import receptive_halo
 from wsi_seg.train.config import TrainConfig, to_yaml
-from wsi_seg.train.events import Listener, Note
 from wsi_seg.train.exporting import make_card, write_program
-from wsi_seg.train.log import Row
-from wsi_seg.train.losses import make_loss
 from wsi_seg.train.material import Supply
+from wsi_seg.train.method.losses import make_loss
 from wsi_seg.train.objective import normaliser
+from wsi_seg.train.record.events import Listener, Note
+from wsi_seg.train.record.log import Row
 from wsi_seg.train.run_folder import RunFolder
 from wsi_seg.train.score import Scores
 from wsi_seg.train.trained import read_trained, write_trained
@@ -58,7 +58,7 @@ def finish(config: TrainConfig, folder: RunFolder, supply: Supply, rows: Sequenc
     network = read_trained(folder.path).network
     normalise = normaliser(config.mean, config.std, torch.device("cpu"))
     if config.batch_norm.recalibrate:
-        from wsi_seg.train.batch_norm import recalibrate
+        from wsi_seg.train.method.batch_norm import recalibrate
 
         tell(Note(f"re-estimating normalisation statistics over {config.batch_norm.recalibrate} batches"))
         recalibrate(network, supply.plain_batches(normalise), config.batch_norm.recalibrate)

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from wsi_seg.model.network import Network
-from wsi_seg.train.batch_norm import freeze_batch_norm
 from wsi_seg.train.config import TrainConfig
 from wsi_seg.train.distributed import Group
-from wsi_seg.train.ema import WeightAverage
+from wsi_seg.train.method.batch_norm import freeze_batch_norm
+from wsi_seg.train.method.ema import WeightAverage
+from wsi_seg.train.method.transfer import parameter_groups, unfreeze
 from wsi_seg.train.objective import RANDOM_LAYERS, Material, Moment, Objective, make_discriminator
 from wsi_seg.train.schedule import learning_rate
-from wsi_seg.train.transfer import parameter_groups, unfreeze
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

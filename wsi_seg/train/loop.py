@@ -22,17 +22,17 @@ import torch
 from wsi_seg.card import named_classes
 from wsi_seg.errors import CheckpointError, DivergedError, RunStopped
 from wsi_seg.train.config import AugmentConfig, TrainConfig
-from wsi_seg.train.curves import write_curves
 from wsi_seg.train.distributed import Group, join_group
-from wsi_seg.train.events import EpochDone, Event, Listener, Note, StepDone, TrainingStarted, ignore
 from wsi_seg.train.exporting import make_card
 from wsi_seg.train.finishing import TrainResult, finish, finished_before
 from wsi_seg.train.learner import Learner, StepResult
-from wsi_seg.train.log import EventLog, write_csv
-from wsi_seg.train.losses import make_loss
 from wsi_seg.train.material import Supply, open_supply
+from wsi_seg.train.method.losses import make_loss
 from wsi_seg.train.objective import Objective, normaliser
-from wsi_seg.train.pictures import Field, write_predictions
+from wsi_seg.train.record.curves import write_curves
+from wsi_seg.train.record.events import EpochDone, Event, Listener, Note, StepDone, TrainingStarted, ignore
+from wsi_seg.train.record.log import EventLog, write_csv
+from wsi_seg.train.record.pictures import Field, write_predictions
 from wsi_seg.train.run_folder import RunFolder
 from wsi_seg.train.score import Scores
 from wsi_seg.train.trained import read_trained, start_network, write_trained

@@ -19,7 +19,7 @@ from wsi_seg.geometry import ceil_div
 from wsi_seg.train.config import Source, TrainConfig
 from wsi_seg.train.distributed import Group
 from wsi_seg.train.objective import Material, Moment, Normalise
-from wsi_seg.train.patches import Batch, PatchSet
+from wsi_seg.train.source.patches import Batch, PatchSet
 
 
 @dataclass(frozen=True, slots=True)

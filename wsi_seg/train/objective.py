@@ -19,14 +19,20 @@ from wsi_seg.annotation.protocol import IGNORE
 from wsi_seg.card import named_classes
 from wsi_seg.errors import ConfigError
 from wsi_seg.model.network import Network
-from wsi_seg.train.augment import Augment
+from wsi_seg.train.augmentation.augment import Augment
 from wsi_seg.train.config import AugmentConfig, TrainConfig
-from wsi_seg.train.consistency import consistency_loss, ramp_up
-from wsi_seg.train.distillation import distillation_loss
-from wsi_seg.train.domain import FeatureDiscriminator, OutputDiscriminator, domain_schedule, feature_loss, output_loss
-from wsi_seg.train.ema import WeightAverage
-from wsi_seg.train.losses import make_loss
-from wsi_seg.train.patches import Batch
+from wsi_seg.train.method.consistency import consistency_loss, ramp_up
+from wsi_seg.train.method.distillation import distillation_loss
+from wsi_seg.train.method.domain import (
+    FeatureDiscriminator,
+    OutputDiscriminator,
+    domain_schedule,
+    feature_loss,
+    output_loss,
+)
+from wsi_seg.train.method.ema import WeightAverage
+from wsi_seg.train.method.losses import make_loss
+from wsi_seg.train.source.patches import Batch
 from wsi_seg.train.trained import Trained
 
 RANDOM_LAYERS, AUGMENT, WEAK, STRONG, TARGET = range(5)

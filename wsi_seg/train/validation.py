@@ -14,9 +14,9 @@ from torch import Tensor
 
 from wsi_seg.annotation.protocol import IGNORE
 from wsi_seg.model.network import Network
-from wsi_seg.train.losses import Loss
+from wsi_seg.train.method.losses import Loss
 from wsi_seg.train.objective import Normalise
-from wsi_seg.train.pictures import Field
+from wsi_seg.train.record.pictures import Field
 from wsi_seg.train.score import Scores, confusion, scores_of
 
 N_PICTURES = 6

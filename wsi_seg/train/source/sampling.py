@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_seg.train.fields import CellIndex
+from wsi_seg.train.source.fields import CellIndex
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,11 +21,11 @@ from wsi_seg.card import named_classes
 from wsi_seg.errors import AnnotationError, ConfigError
 from wsi_seg.geometry import Box, ceil_div
 from wsi_seg.train.config import ImageSource, Source, TrainConfig
-from wsi_seg.train.fields import CellIndex, Field, Pair, tiles_of
-from wsi_seg.train.image_source import PixelCache, open_images
-from wsi_seg.train.read_ahead import read_ahead
-from wsi_seg.train.sampling import Sampler, make_sampler
-from wsi_seg.train.slide_source import open_field
+from wsi_seg.train.source.fields import CellIndex, Field, Pair, tiles_of
+from wsi_seg.train.source.image_source import PixelCache, open_images
+from wsi_seg.train.source.read_ahead import read_ahead
+from wsi_seg.train.source.sampling import Sampler, make_sampler
+from wsi_seg.train.source.slide_source import open_field
 
 CONTEXT = 64
 """Pixels around a tile of a larger field of view that `whole` shows to the network and leaves out of the scores."""

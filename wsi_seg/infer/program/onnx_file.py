@@ -18,7 +18,7 @@ from onnx import TensorProto, numpy_helper
 
 from wsi_seg.card import METADATA_KEY
 from wsi_seg.errors import ModelLoadError
-from wsi_seg.infer import onnx_trust
+from wsi_seg.infer.program import onnx_trust
 from wsi_seg.infer.protocol import Port, Signature
 
 _LAYOUT_ONLY = ("Identity", "Transpose", "Cast", "Reshape", "Squeeze", "Unsqueeze")

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from wsi_seg.annotation.protocol import IGNORE
-from wsi_seg.train.losses import TINY
+from wsi_seg.train.method.losses import TINY
 
 
 def distillation_loss(

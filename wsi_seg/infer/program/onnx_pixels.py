@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import ModelLoadError
-from wsi_seg.infer.output_forms import output_layout
+from wsi_seg.infer.program.output_forms import output_layout
 
 PIXELS, PROBABILITIES = "wsi_seg_pixels", "wsi_seg_probabilities"
 """Names of the input and the output of the programs made here."""

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from wsi_seg.errors import PredictorError, WsiSegError
-from wsi_seg.infer.out_of_memory import out_of_memory, ran_out_of_memory
-from wsi_seg.infer.torch_device import Lane
+from wsi_seg.infer.device.out_of_memory import out_of_memory, ran_out_of_memory
+from wsi_seg.infer.device.torch_device import Lane
 
 Weights = tuple[NDArray[np.uint32], NDArray[np.uint32]]
 """Weights 0 … 256 along y and along x."""

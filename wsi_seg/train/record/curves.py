@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_seg.output.durable import write_durably
-from wsi_seg.train.log import Row
+from wsi_seg.train.record.log import Row
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Okabe and Ito's palette, told apart by colour-blind people; line styles change where it repeats."""

@@ -20,7 +20,7 @@ from openvino.preprocess import PrePostProcessor
 
 from wsi_seg.card import METADATA_KEY, ModelCard
 from wsi_seg.errors import ModelLoadError, PredictorError
-from wsi_seg.infer.output_forms import output_layout
+from wsi_seg.infer.program.output_forms import output_layout
 from wsi_seg.infer.protocol import ModelSpec, Port, RuntimeFacts, Signature
 
 Shape = tuple[int, ...]

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import ModelLoadError, PredictorError, WsiSegError
-from wsi_seg.infer.device_blend import TorchBlend, TorchTile
-from wsi_seg.infer.lanes import GPU_LANES, Lanes
+from wsi_seg.infer.device.device_blend import TorchBlend, TorchTile
+from wsi_seg.infer.device.lanes import GPU_LANES, Lanes
+from wsi_seg.infer.device.torch_device import Lane, device_name, open_device
 from wsi_seg.infer.location import Location
-from wsi_seg.infer.output_forms import output_layout
+from wsi_seg.infer.program.output_forms import output_layout
+from wsi_seg.infer.program.torch_archive import read_clean_archive
 from wsi_seg.infer.protocol import ModelSpec, Port, RuntimeFacts, Signature
-from wsi_seg.infer.torch_archive import read_clean_archive
-from wsi_seg.infer.torch_device import Lane, device_name, open_device
-from wsi_seg.infer.torch_factory import make_module
+from wsi_seg.infer.runtime.torch_factory import make_module
 
 _AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _WARM_UP_CALLS = 3  # before a graph is recorded, so that kernels are chosen and workspaces are there

@@ -21,7 +21,7 @@ from wsi_seg.plan.tissue import TissueMask, tissue_from_thumbnail
 from wsi_seg.slide import Slide, open_slide
 from wsi_seg.slide.canvas import read_canvas
 from wsi_seg.train.config import SlideSource, TrainConfig
-from wsi_seg.train.fields import FILL, CellIndex, Pair, cell_side, count_cells, cut
+from wsi_seg.train.source.fields import FILL, CellIndex, Pair, cell_side, count_cells, cut
 
 _MAX_SAMPLES = 1 << 26
 """Points of a slide whose label is looked up for the index."""

@@ -23,7 +23,7 @@ from wsi_seg.errors import AnnotationError, ConfigError, PlanError
 from wsi_seg.geometry import Box, Level, Mpp
 from wsi_seg.plan.scale import choose_scale
 from wsi_seg.train.config import ImageSource, TrainConfig
-from wsi_seg.train.fields import FILL, CellIndex, Pair, cell_side, count_cells, cut
+from wsi_seg.train.source.fields import FILL, CellIndex, Pair, cell_side, count_cells, cut
 
 CACHE_BYTES = 2 << 30
 """Decoded pixels and labels that are kept; what does not fit is decoded every time."""

@@ -14,10 +14,10 @@ from typing import Any
 
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import CardError, ModelLoadError
-from wsi_seg.infer.lanes import GPU_BATCH_PX
-from wsi_seg.infer.onnx_pixels import PIXELS, from_pixels
+from wsi_seg.infer.device.lanes import GPU_BATCH_PX
+from wsi_seg.infer.program.onnx_pixels import PIXELS, from_pixels
 from wsi_seg.infer.protocol import ModelSpec, Signature
-from wsi_seg.infer.tensorrt_library import load_library, make_logger, make_network
+from wsi_seg.infer.runtime.tensorrt_library import load_library, make_logger, make_network
 
 ENGINE_SUFFIX = ".engine"
 _MAGIC = b"wsi-seg engine 1\n"
@@ -66,8 +66,8 @@ def build_engine(content: bytes | Path, card: ModelCard, profile: Profile | None
 
     `content` takes one float32 image as `card` says; the engine takes uint8 (N, H, W, 3) RGB and gives float32
     probabilities (N, C, H, W). The default profile is for tiles of the card's size. Strongly typed: fp16 programs are
-    made by `wsi_seg.infer.half.to_half`, int8 ones hold Q/DQ nodes with symmetric ranges. Raises ModelLoadError with
-    what TensorRT said.
+    made by `wsi_seg.infer.program.half.to_half`, int8 ones hold Q/DQ nodes with symmetric ranges. Raises
+    ModelLoadError with what TensorRT said.
     """
     program = content.read_bytes() if isinstance(content, Path) else content
     library = load_library()

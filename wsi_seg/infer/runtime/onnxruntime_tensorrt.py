@@ -23,14 +23,20 @@ from numpy.typing import NDArray
 
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import ModelLoadError, PredictorError
-from wsi_seg.infer.engine_cache import own_folder
-from wsi_seg.infer.lanes import GPU_LANES, Lanes
-from wsi_seg.infer.onnx_file import read_whole
-from wsi_seg.infer.onnx_pixels import PIXELS, from_pixels, pixel_axes
-from wsi_seg.infer.onnxruntime_predictor import BoundLane, gpu_device, make_session, refuse_bf16, runtime_version
+from wsi_seg.infer.device.lanes import GPU_LANES, Lanes
+from wsi_seg.infer.program.onnx_file import read_whole
+from wsi_seg.infer.program.onnx_pixels import PIXELS, from_pixels, pixel_axes
 from wsi_seg.infer.protocol import ModelSpec, RuntimeFacts
-from wsi_seg.infer.tensorrt_engine import WORKSPACE_BYTES, Profile, profile_for
-from wsi_seg.infer.tensorrt_library import installed
+from wsi_seg.infer.runtime.engine_cache import own_folder
+from wsi_seg.infer.runtime.onnxruntime_predictor import (
+    BoundLane,
+    gpu_device,
+    make_session,
+    refuse_bf16,
+    runtime_version,
+)
+from wsi_seg.infer.runtime.tensorrt_engine import WORKSPACE_BYTES, Profile, profile_for
+from wsi_seg.infer.runtime.tensorrt_library import installed
 
 RUNTIME = "onnxruntime-tensorrt"
 _PACKAGES = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "onnxruntime-gpu")

@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import ModelLoadError, PredictorError
-from wsi_seg.infer.activation import activated
-from wsi_seg.infer.cuda_driver import LockedArray, gpu_names
-from wsi_seg.infer.lanes import GPU_LANES, Lanes
-from wsi_seg.infer.onnx_file import read_whole, with_small_inside
-from wsi_seg.infer.onnx_pixels import PIXELS, PROBABILITIES, from_pixels
-from wsi_seg.infer.output_forms import planar
-from wsi_seg.infer.pixels import pixel_feed
+from wsi_seg.infer.device.cuda_driver import LockedArray, gpu_names
+from wsi_seg.infer.device.lanes import GPU_LANES, Lanes
 from wsi_seg.infer.places import device_number
+from wsi_seg.infer.program.onnx_file import read_whole, with_small_inside
+from wsi_seg.infer.program.onnx_pixels import PIXELS, PROBABILITIES, from_pixels
+from wsi_seg.infer.program.output_forms import planar
 from wsi_seg.infer.protocol import ModelSpec, RuntimeFacts
+from wsi_seg.infer.runtime.activation import activated
+from wsi_seg.infer.runtime.pixels import pixel_feed
 
 _LOG = logging.getLogger(__name__)
 

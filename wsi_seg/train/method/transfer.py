@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from torch import nn
 
 from wsi_seg.errors import UsageError
-from wsi_seg.train.batch_norm import freeze_batch_norm, thaw_batch_norm
 from wsi_seg.train.config import OptimiserConfig
+from wsi_seg.train.method.batch_norm import freeze_batch_norm, thaw_batch_norm
 
 
 class Staged(Protocol):

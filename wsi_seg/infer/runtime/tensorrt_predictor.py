@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import ModelLoadError, PredictorError
-from wsi_seg.infer.engine_cache import engine_name, publish, read_kept, timing_name
-from wsi_seg.infer.lanes import GPU_LANES, Lanes
-from wsi_seg.infer.onnx_file import read_whole
-from wsi_seg.infer.onnx_pixels import PIXELS, PROBABILITIES
+from wsi_seg.infer.device.lanes import GPU_LANES, Lanes
+from wsi_seg.infer.device.torch_device import Lane, compute_capability, device_name, open_device
+from wsi_seg.infer.program.onnx_file import read_whole
+from wsi_seg.infer.program.onnx_pixels import PIXELS, PROBABILITIES
 from wsi_seg.infer.protocol import ModelSpec, RuntimeFacts
-from wsi_seg.infer.tensorrt_engine import (
+from wsi_seg.infer.runtime.engine_cache import engine_name, publish, read_kept, timing_name
+from wsi_seg.infer.runtime.tensorrt_engine import (
     ENGINE_SUFFIX,
     Profile,
     build_timed,
@@ -30,8 +31,7 @@ from wsi_seg.infer.tensorrt_engine import (
     read_engine,
     read_engine_file,
 )
-from wsi_seg.infer.tensorrt_library import load_library, make_logger
-from wsi_seg.infer.torch_device import Lane, compute_capability, device_name, open_device
+from wsi_seg.infer.runtime.tensorrt_library import load_library, make_logger
 
 _LOG = logging.getLogger(__name__)
 

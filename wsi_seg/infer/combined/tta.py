@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import CardError
 from wsi_seg.geometry import align_up
-from wsi_seg.infer.augmentation import Augmentation, Turn
-from wsi_seg.infer.averaging import Mean
+from wsi_seg.infer.combined.augmentation import Augmentation, Turn
+from wsi_seg.infer.combined.averaging import Mean
+from wsi_seg.infer.combined.rescaling import reach_through, rescaled_maps, rescaled_pixels
 from wsi_seg.infer.predictor import FixedInput, check_batch
 from wsi_seg.infer.protocol import Predictor
-from wsi_seg.infer.rescaling import reach_through, rescaled_maps, rescaled_pixels
 
 
 class AugmentedPredictor:

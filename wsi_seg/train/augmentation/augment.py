@@ -10,10 +10,10 @@ import torch
 
 from wsi_seg.annotation.protocol import IGNORE
 from wsi_seg.errors import UsageError
-from wsi_seg.train.colour import add_noise, blur, change_colour, change_gamma
+from wsi_seg.train.augmentation.colour import add_noise, blur, change_colour, change_gamma
+from wsi_seg.train.augmentation.stain import jitter_stain
+from wsi_seg.train.augmentation.warp import draw_points, sample, turn
 from wsi_seg.train.config import AugmentConfig
-from wsi_seg.train.stain import jitter_stain
-from wsi_seg.train.warp import draw_points, sample, turn
 
 
 class Augment:

@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from wsi_seg.train.losses import masked_log_softmax
+from wsi_seg.train.method.losses import masked_log_softmax
 
 
 def consistency_loss(

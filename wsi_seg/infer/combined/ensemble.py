@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import CardError, ModelLoadError
 from wsi_seg.geometry import align_up
-from wsi_seg.infer.averaging import Mean
+from wsi_seg.infer.combined.averaging import Mean
 from wsi_seg.infer.predictor import FixedInput, check_batch
 from wsi_seg.infer.protocol import Predictor, RuntimeFacts
 

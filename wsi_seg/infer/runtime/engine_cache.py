@@ -17,7 +17,7 @@ from tempfile import NamedTemporaryFile
 
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import ModelLoadError
-from wsi_seg.infer.tensorrt_engine import Profile
+from wsi_seg.infer.runtime.tensorrt_engine import Profile
 from wsi_seg.user_cache import cache_folder
 
 _LOG = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""Several predictions as one: augmented copies of a tile, several models, and their weighted mean."""

@@ -1,0 +1,1 @@
+"""Where predictions are computed besides the CPU: GPUs, their buffers and streams, and blending there."""

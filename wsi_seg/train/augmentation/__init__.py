@@ -1,0 +1,1 @@
+"""Random changes of a training batch on its device: geometry, colour, stain."""
