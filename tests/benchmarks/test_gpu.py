@@ -26,7 +26,9 @@ def test_every_entry_is_of_one_device_and_has_its_program(tmp_path: Path) -> Non
     entries = list(gpu.entries(tmp_path, setup))
     assert {entry.spec.device for entry in entries} == {"cuda:1"}
     assert {entry.names[1:] for entry in entries} == {
-        (runtime, precision) for runtime in ("onnxruntime", "tensorrt") for precision in ("fp32", "fp16")
+        (runtime, precision)
+        for runtime in ("onnxruntime", "onnxruntime-tensorrt", "tensorrt")
+        for precision in ("fp32", "fp16")
     } | {("torch", precision) for precision in ("fp32", "fp16", "bf16")}
     assert all(":" in entry.spec.model or Path(entry.spec.model).is_file() for entry in entries)
     assert sum(entry.spec.cuda_graphs for entry in entries) == 1

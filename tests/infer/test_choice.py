@@ -148,7 +148,7 @@ class TestLoadedAndFailing:
 
         def fail(program: str, *, always: bool) -> None:
             module, name = program.rsplit(".", 1)
-            kind = getattr(importlib.import_module(f"wsi_seg.infer.{module}"), name)
+            kind = getattr(importlib.import_module(f"wsi_seg.infer.runtime.{module}"), name)
             run = kind.run
 
             def failing(self: object, batch: np.ndarray) -> np.ndarray:

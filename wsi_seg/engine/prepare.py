@@ -33,7 +33,7 @@ from wsi_seg.slide.canvas import read_canvas
 
 if TYPE_CHECKING:
     from wsi_seg.infer import Member, ModelSpec, Predictor
-    from wsi_seg.plan import Plan, PlanOptions, PostWishes, Scale
+    from wsi_seg.plan import Plan, PlanOptions, PostWishes, Roi, Scale
     from wsi_seg.slide import Slide
 
 THUMBNAIL_SIDE = 2048
@@ -69,8 +69,11 @@ def prepare(source: Path | Slide, options: RunOptions, stop: Event | None = None
 
     Raises the leaves of SlideError, ModelError and PlanError; UsageError for options that make no sense; RunStopped.
     """
+    from wsi_seg.plan import read_roi
+
     _check(options)
     slide = _opened(source, options)
+    roi = None if options.roi is None else read_roi(options.roi, slide.bounds)
     if slide.mpp is None:
         raise MissingMppError(
             f"{slide.path or 'the slide'} does not state its resolution",
@@ -81,15 +84,23 @@ def prepare(source: Path | Slide, options: RunOptions, stop: Event | None = None
     model, predictor = _load(options, workers)
     options = _as_the_program_demands(options, predictor)
     check_stop(stop)
-    return _measured(slide, (model, predictor), options, workers, stop)
+    return _measured(slide, roi, (model, predictor), options, workers, stop)
 
 
 def _check(options: RunOptions) -> None:
+    """Refuse what no slide and no model could make right. Raises UsageError, GridError."""
+    from wsi_seg.plan.blocks import check_block
+    from wsi_seg.plan.grid import check_window
+
     for name, value in (("workers", options.workers), ("batch-size", options.batch), ("tile", options.tile)):
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value}", rule="at least 1")
     if options.blend not in BLENDS:
         raise UsageError(f"--blend {options.blend}", rule=f"one of {', '.join(BLENDS)}")
+    if options.window != "auto":
+        check_window(options.window)
+    if options.block is not None:
+        check_block(options.block)
 
 
 def _opened(source: Path | Slide, options: RunOptions) -> Slide:
@@ -152,7 +163,12 @@ def _members(names: tuple[str, ...], weights: tuple[float, ...]) -> tuple[Member
 
 
 def _measured(
-    slide: Slide, loaded: tuple[ModelSpec, Predictor], options: RunOptions, workers: int, stop: Event | None
+    slide: Slide,
+    roi: Roi | None,
+    loaded: tuple[ModelSpec, Predictor],
+    options: RunOptions,
+    workers: int,
+    stop: Event | None,
 ) -> Prepared:
     """Look at the slide and at what the model does on it, and make the plan."""
     from wsi_seg.infer import default_batch, measure_halo, member_cards, model_notes, model_sha256
@@ -164,21 +180,21 @@ def _measured(
         choose_tiling,
         make_plan,
         plan_postprocessing,
-        read_roi,
     )
-    from wsi_seg.plan.grid import check_tile
 
     assert slide.mpp is not None
     model, predictor = loaded
     name = "slide in memory" if slide.path is None else slide.path.name
     facts = SlideFacts(name, slide.vendor, slide.levels, slide.mpp, slide.bounds, slide.fingerprint())
     scale = choose_scale(slide.levels, slide.mpp, slide.bounds, predictor.card.mpp)
-    plan_postprocessing(_post_wishes(options), predictor.card, scale.canvas_mpp)  # refuses before anything is measured
+    # Both refuse before anything is measured.
+    plan_postprocessing(_post_wishes(options), predictor.card, scale.canvas_mpp)
+    choose_tiling(
+        predictor.card, predictor.card.halo, tile=options.tile, overlap=options.overlap, window=options.window
+    )
     thumbnail, notes = readable_thumbnail(slide, THUMBNAIL_SIDE)
     check_stop(stop)
     _refuse_hopeless(predictor, options, workers)
-    if options.tile is not None:
-        check_tile(options.tile, predictor.card.output_stride)
     probes = probe_tiles(slide, scale, thumbnail, options.tile or predictor.card.tile_size)
     height, width = scale.canvas_size
     model, predictor, chosen = _chosen(model, predictor, probes, height * width)
@@ -204,7 +220,6 @@ def _measured(
     )
     wishes = _plan_options(options, batch, workers)
     check_stop(stop)
-    roi = None if options.roi is None else read_roi(options.roi, slide.bounds)
     plan = make_plan(PlanRequest(facts, predictor.card, program, wishes, thumbnail, roi))
     told = (*notes, *chosen, *batch.notes, *plan.notes, *of_model)
     return Prepared(slide, predictor, model, replace(plan, notes=told), thumbnail, blend)

@@ -95,6 +95,7 @@ def join_group(device: str) -> Iterator[Group]:
     dist.init_process_group(backend, timeout=_PATIENCE, rank=rank, world_size=world)
     try:
         yield Group(rank, world, chosen, n_local)
+        dist.barrier()  # nobody leaves while another still listens
     finally:
         dist.destroy_process_group()
 
