@@ -90,15 +90,12 @@ def prepare(source: Path | Slide, options: RunOptions, stop: Event | None = None
 def _check(options: RunOptions) -> None:
     """Refuse what no slide and no model could make right. Raises UsageError, GridError."""
     from wsi_seg.plan.blocks import check_block
-    from wsi_seg.plan.grid import check_window
 
     for name, value in (("workers", options.workers), ("batch-size", options.batch), ("tile", options.tile)):
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value}", rule="at least 1")
     if options.blend not in BLENDS:
         raise UsageError(f"--blend {options.blend}", rule=f"one of {', '.join(BLENDS)}")
-    if options.window != "auto":
-        check_window(options.window)
     if options.block is not None:
         check_block(options.block)
 
