@@ -140,6 +140,14 @@ def test_builtin_models_load_and_carry_cards() -> None:
     assert read_card(ModelSpec("identity")).n_classes == 3
 
 
+def test_shipped_programs_are_sound_onnx() -> None:
+    """Strict checkers take them too, not only the runtimes that sort a graph for themselves."""
+    programs = sorted(builtin_models()["nuclei"].parent.glob("*.onnx"))
+    assert len(programs) > len(builtin_models())  # with nuclei.int8
+    for program in programs:
+        onnx.checker.check_model(str(program), full_check=True)
+
+
 def test_the_shipped_identity_is_the_built_one(tmp_path: Path) -> None:
     assert networks.identity(tmp_path / "i.onnx").read_bytes() == builtin_models()["identity"].read_bytes()
 
