@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import networks
-from tests.cli.conftest import Program
+from tests.whole_runs import Program
 from wsi_seg.engine import prepare
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.run import run_slide

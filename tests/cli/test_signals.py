@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from benchmarks import networks
-from tests.engine.runs import folder_in_memory, shard_bytes
+from tests.engine.runs import shard_bytes
+from tests.whole_runs import folder_in_memory
 from wsi_seg.cli.main import main
 from wsi_seg.engine.signals import unwinding_on_sigterm
 from wsi_seg.output.label_store import open_result

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Program
 from tests.train.discs import disc_config, write_discs
+from tests.whole_runs import Program
 from wsi_seg.infer import ModelSpec, read_card
 from wsi_seg.train.config import to_yaml
 

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from benchmarks import networks
-from tests.engine.runs import Runs, folder_in_memory, light_runs
+from tests.engine.runs import Runs
+from tests.whole_runs import quick_runs, tmp_path
 
-
-@pytest.fixture(autouse=True)
-def _light_runs() -> Iterator[None]:
-    with light_runs():
-        yield
-
-
-@pytest.fixture
-def tmp_path(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory where there is such."""
-    with folder_in_memory(tmp_path) as folder:
-        yield folder
+__all__ = ["quick_runs", "tmp_path"]
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from wsi_seg.engine.prepare import prepare
 from wsi_seg.engine.report import RunReport
 from wsi_seg.engine.run import run_slide
 from wsi_seg.geometry import Box
-from wsi_seg.output import overview
+from wsi_seg.infer.predictor import ProgramPredictor
 from wsi_seg.output.label_store import Result, open_result
 from wsi_seg.slide import Slide, open_slide
 
@@ -26,25 +25,17 @@ SMALL: dict[str, Any] = {"model": "he-stain", "tile": 128, "block": 256, "worker
 """Options that cut a small slide into many tiles and blocks."""
 
 
-@contextmanager
-def light_runs() -> Iterator[None]:
-    """What takes most of a small run's time and is not its matter: its picture has half the side, and no slide is so
-    large for this machine that its runtimes are worth comparing (which no result under test may hang on)."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(overview, "LONGEST_SIDE", 800)
-        patch.setattr("wsi_seg.infer.throughput", lambda *_, **__: 1e9)
-        yield
+def answer_nan_where(colour: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on models answer NaN for pixels of that colour, and runs draw no picture."""
+    predict = ProgramPredictor.predict
 
+    def marked(self: ProgramPredictor, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        out = predict(self, batch).copy()
+        out.transpose(0, 2, 3, 1)[(batch == colour).all(3)] = np.nan
+        return out
 
-@contextmanager
-def folder_in_memory(otherwise: Path) -> Iterator[Path]:
-    """A folder in memory where there is such: runs sync every file, which a busy disk makes slow."""
-    memory = Path("/dev/shm")
-    if not memory.is_dir():
-        yield otherwise
-        return
-    with tempfile.TemporaryDirectory(dir=memory) as folder:
-        yield Path(folder)
+    monkeypatch.setattr("wsi_seg.engine.target._overview", lambda *_: b"picture")
+    monkeypatch.setattr(ProgramPredictor, "predict", marked)
 
 
 @contextmanager

@@ -13,13 +13,13 @@ import pytest
 from numpy.typing import NDArray
 from wsi_kernels import axis_window
 
+from tests.engine.runs import answer_nan_where
 from wsi_seg.engine.events import TaskDone
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.prepare import Prepared, prepare
 from wsi_seg.engine.run import run_slide
 from wsi_seg.errors import RunStopped
 from wsi_seg.geometry import Box, Mpp
-from wsi_seg.infer.predictor import ProgramPredictor
 from wsi_seg.output.label_store import open_result
 from wsi_seg.output.status import TileStatus
 from wsi_seg.slide import ArraySlide
@@ -46,15 +46,7 @@ class HoledSlide(ArraySlide):
 @pytest.fixture(autouse=True)
 def simple(monkeypatch: pytest.MonkeyPatch) -> None:
     """No overview; NaN where a tile holds MARK."""
-    predict = ProgramPredictor.predict
-
-    def marked(self: ProgramPredictor, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        out = predict(self, batch).copy()
-        out.transpose(0, 2, 3, 1)[(batch == MARK).all(3)] = np.nan
-        return out
-
-    monkeypatch.setattr("wsi_seg.engine.target._overview", lambda *_: b"picture")
-    monkeypatch.setattr(ProgramPredictor, "predict", marked)
+    answer_nan_where(MARK, monkeypatch)
 
 
 def random_slide(rng: np.random.Generator) -> HoledSlide:

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from wsi_kernels import FieldShape, fill_polygons, mean_field
 
-from tests.engine.runs import Runs, assert_same_labels, labels_of, shard_bytes, worker_processes
+from tests.engine.runs import Runs, answer_nan_where, assert_same_labels, labels_of, shard_bytes, worker_processes
 from tests.engine.test_differential import IGNORE, HoledSlide, canvas_of, naive_sums, random_options, random_slide
 from tests.engine.test_odd_slides import card_of, small_model
 from tests.kernels import naive
@@ -27,7 +27,6 @@ from wsi_seg.engine.receipt import StageClock
 from wsi_seg.engine.run import run_slide
 from wsi_seg.errors import RunMismatchError, RunStopped
 from wsi_seg.geometry import Box
-from wsi_seg.infer.predictor import ProgramPredictor
 from wsi_seg.output.label_store import open_result
 from wsi_seg.output.status import TileStatus
 from wsi_seg.plan import Crf, FillHoles, RemoveObjects
@@ -47,16 +46,8 @@ ALL_STEPS: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def simple(monkeypatch: pytest.MonkeyPatch) -> None:
     """No overview; small pieces; NaN where a tile holds MARK."""
-    predict = ProgramPredictor.predict
-
-    def marked(self: ProgramPredictor, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        out = predict(self, batch).copy()
-        out.transpose(0, 2, 3, 1)[(batch == MARK).all(3)] = np.nan
-        return out
-
-    monkeypatch.setattr("wsi_seg.engine.target._overview", lambda *_: b"picture")
+    answer_nan_where(MARK, monkeypatch)
     monkeypatch.setattr("wsi_seg.plan.postprocessing.SMALLEST_PIECE", 70)
-    monkeypatch.setattr(ProgramPredictor, "predict", marked)
 
 
 @pytest.fixture(scope="module")

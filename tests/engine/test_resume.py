@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.engine.runs import SMALL, folder_in_memory, labels_of, shard_bytes
+from tests.engine.runs import SMALL, labels_of, shard_bytes
+from tests.whole_runs import folder_in_memory
 from wsi_seg.engine.events import Event, RunStarted, TaskDone
 from wsi_seg.engine.job import TaskKey
 from wsi_seg.engine.options import RunOptions

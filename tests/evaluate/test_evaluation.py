@@ -13,8 +13,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from tests.engine.runs import folder_in_memory
 from tests.output.making import finished, make_spec
+from tests.whole_runs import folder_in_memory
 from wsi_seg.annotation import open_annotation
 from wsi_seg.card import named_classes
 from wsi_seg.errors import AnnotationError, EvaluationError

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from tests.engine.runs import folder_in_memory
 from tests.train.discs import disc_config, write_discs
+from tests.whole_runs import folder_in_memory
 from wsi_seg.errors import ConfigError
 from wsi_seg.model.weights import read_weights
 from wsi_seg.train import loop

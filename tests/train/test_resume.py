@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.engine.runs import folder_in_memory
 from tests.train.discs import disc_config, write_discs
+from tests.whole_runs import folder_in_memory
 from wsi_seg.errors import CheckpointError, DivergedError, OutputExistsError, RunStopped
 from wsi_seg.model.weights import read_weights
 from wsi_seg.train import loop

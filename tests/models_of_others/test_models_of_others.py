@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,9 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from tests.engine.runs import folder_in_memory, light_runs
 from tests.models_of_others import zoo
+from tests.whole_runs import Program
 from wsi_seg.card import named_classes
-from wsi_seg.cli.main import main
 from wsi_seg.errors import CardError, ModelError, ModelLoadError, PredictorError
 from wsi_seg.infer import CardOverrides, ModelSpec, load_predictor, measure_halo, model_notes, model_sha256
 from wsi_seg.infer.program import onnx_file
@@ -26,7 +24,7 @@ from wsi_seg.sample import write_synthetic
 RUNTIMES = ("openvino", "onnxruntime")
 SIDE = 64
 NAMES = ["a", "b", "c"]
-PADDLE = Path(__file__).parents[1] / "models_of_others"
+PADDLE = Path(__file__).parent
 
 Floats = NDArray[np.float64]
 Oracle = Callable[[NDArray[np.uint8]], Floats]
@@ -190,33 +188,6 @@ def tiny_slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(autouse=True)
-def _light_runs() -> Iterator[None]:
-    with light_runs():
-        yield
-
-
-@pytest.fixture
-def tmp_path(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory where there is such."""
-    with folder_in_memory(tmp_path) as folder:
-        yield folder
-
-
-@pytest.fixture
-def wsi_seg(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    """The command line, in this process: answers code, out and err."""
-
-    def call(*arguments: object) -> Any:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return SimpleNamespace(code=left.value.code or 0, out=said.out, err=said.err)
-
-    return call
-
-
 def saved(build: Callable[[Path], onnx.ModelProto], folder: Path) -> str:
     onnx.save(build(folder), folder / "model.onnx")
     return str(folder / "model.onnx")
@@ -241,7 +212,7 @@ def test_it_runs_right(name: str, tmp_path: Path, tissue_like: Callable[..., np.
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_it_runs_over_a_slide(name: str, tmp_path: Path, tiny_slide: Path, wsi_seg: Any) -> None:
+def test_it_runs_over_a_slide(name: str, tmp_path: Path, tiny_slide: Path, wsi_seg: Program) -> None:
     habit = RUNS[name]
     path = saved(habit.build, tmp_path)
     left = wsi_seg(
@@ -404,7 +375,7 @@ def test_it_is_refused_by_a_sentence(name: str, runtime: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_it_is_refused_for_a_slide_and_nothing_is_left(
-    name: str, tmp_path: Path, tiny_slide: Path, wsi_seg: Any
+    name: str, tmp_path: Path, tiny_slide: Path, wsi_seg: Program
 ) -> None:
     refusal = REFUSED[name]
     path = saved(refusal.build, tmp_path)
@@ -426,7 +397,7 @@ def test_a_file_beyond_two_gigabytes_is_refused_unread(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("asked", "said"), [(("--tile", 128), "--tile 128"), (("--batch", 3), "--batch-size 3")])
 def test_options_that_contradict_a_fixed_program_are_refused(
-    asked: tuple[Any, ...], said: str, tmp_path: Path, tiny_slide: Path, wsi_seg: Any
+    asked: tuple[Any, ...], said: str, tmp_path: Path, tiny_slide: Path, wsi_seg: Program
 ) -> None:
     habit = RUNS["a fixed tile and batch"]
     left = wsi_seg("plan", tiny_slide, *options(saved(habit.build, tmp_path), habit.stated), *asked)
@@ -436,7 +407,7 @@ def test_options_that_contradict_a_fixed_program_are_refused(
     assert "leave" in left.err
 
 
-def test_the_plan_follows_a_fixed_program(tmp_path: Path, tiny_slide: Path, wsi_seg: Any) -> None:
+def test_the_plan_follows_a_fixed_program(tmp_path: Path, tiny_slide: Path, wsi_seg: Program) -> None:
     habit = RUNS["a fixed tile and batch"]
     plan = wsi_seg("plan", tiny_slide, *options(saved(habit.build, tmp_path), habit.stated), "--halo", 24)
     identity = json.loads(plan.out)["identity"]
@@ -589,7 +560,7 @@ def test_a_paddle_export_answers_as_paddle_does(name: str, runtime: str) -> None
 
 
 @pytest.mark.parametrize("name", PADDLE_RUNS)
-def test_a_paddle_export_runs_over_a_slide(name: str, tiny_slide: Path, tmp_path: Path, wsi_seg: Any) -> None:
+def test_a_paddle_export_runs_over_a_slide(name: str, tiny_slide: Path, tmp_path: Path, wsi_seg: Program) -> None:
     given = options(str(PADDLE / f"{name}.onnx"), {
         "mean": (0.5,), "std": (0.5,), "output_stride": 2, "tile_size": None if "fixed" in name else 64
     })  # fmt: skip
