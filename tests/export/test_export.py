@@ -171,6 +171,10 @@ class TestInt8:
             export_model(asked(program, even, precision="int8", judged_on=(slide,)))
         assert not program.with_name("unet.int8.onnx").exists()
 
+    def test_a_slide_does_not_calibrate_and_judge(self, program: Path, slide: Path) -> None:
+        with pytest.raises(UsageError, match="what calibrates does not judge"):
+            asked(program, slide, precision="int8", judged_on=(slide.parent / ".." / slide.parent.name / slide.name,))
+
     def test_without_slides_it_is_refused(self, program: Path) -> None:
         with pytest.raises(UsageError, match="calibrated on tissue"):
             ExportRequest(str(program), precision="int8")

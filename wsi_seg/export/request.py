@@ -84,6 +84,12 @@ class ExportRequest:
                 "--precision int8 without slides", rule="int8 is calibrated on tissue of real slides",
                 remedy="--calibrate SLIDE …, slides like those it will run on",
             )  # fmt: skip
+        both = {path.resolve() for path in self.slides} & {path.resolve() for path in self.judged_on}
+        if self.precision == "int8" and both:
+            raise UsageError(
+                f"{', '.join(sorted(path.name for path in both))} in --calibrate and in --judge",
+                rule="what calibrates does not judge", remedy="leave --judge out: then other tiles of the slides judge",
+            )  # fmt: skip
         if not 1 <= self.n_tiles <= 10_000:
             raise UsageError(f"--tiles {self.n_tiles}", rule="1 … 10000")
         if not (0 <= (self.min_agreement or 0) <= 1 and 0 <= self.max_dice_loss <= 1):
