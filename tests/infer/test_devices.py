@@ -67,6 +67,23 @@ class TestPlaces:
         with pytest.raises(ModelLoadError, match="openvino cannot use CUDA"):
             places.places(("openvino",), ModelSpec("m", device="cuda"), "m")
 
+    @pytest.mark.parametrize(
+        ("able", "spec", "what", "remedy"),
+        [
+            (("tensorrt",), ModelSpec("m", runtime="tensorrt"), "runtime tensorrt for m", "leave --runtime out"),
+            (("tensorrt",), ModelSpec("m.engine"), "device auto for m", "name the ONNX program"),
+            (("torch",), ModelSpec("m", device="cuda"), "device cuda for m", "use --device cpu"),
+        ],
+    )
+    def test_what_was_asked_for_is_what_is_refused(
+        self, able: tuple[str, ...], spec: ModelSpec, what: str, remedy: str, machine: Callable[..., None]
+    ) -> None:
+        machine(0)
+        with pytest.raises(ModelLoadError) as refused:
+            places.places(able, spec, "m")
+        assert refused.value.what == what
+        assert refused.value.remedy.startswith(remedy)
+
     def test_cpu_is_the_cpu(self, machine: Callable[..., None]) -> None:
         machine(1)
         assert places.places(("torch",), ModelSpec("m", device="cpu"), "m") == [("torch", "cpu")]

@@ -73,5 +73,12 @@ def missing_for_gpu(runtime: str) -> str:
 
 
 def _refuse(able: tuple[str, ...], spec: ModelSpec, name: str, reasons: list[str]) -> list[Place]:
-    remedy = "use --device cpu" if set(able) & set(_ON_CPU) else "name the ONNX program and another --runtime"
-    raise ModelLoadError(f"device {spec.device} for {name}", rule="; ".join(dict.fromkeys(reasons)), remedy=remedy)
+    stated = spec.runtime != "auto"
+    if set(able) & set(_ON_CPU):
+        remedy = "use --device cpu"
+    elif stated:
+        remedy = "leave --runtime out to run on the CPU"
+    else:
+        remedy = "name the ONNX program that it was made from"
+    what = f"runtime {spec.runtime} for {name}" if stated else f"device {spec.device} for {name}"
+    raise ModelLoadError(what, rule="; ".join(dict.fromkeys(reasons)), remedy=remedy)
