@@ -17,7 +17,11 @@ from typing import Any
 from wsi_seg.errors import CardError
 
 METADATA_KEY = "wsi_seg.card"
+MAX_CARD_CHARACTERS = 1 << 22
 """Key under which an ONNX file carries its card as JSON."""
+
+MAX_TILE = 1 << 14
+"""Largest side of a tile, px."""
 
 ACTIVATIONS = ("probabilities", "softmax", "sigmoid")
 """What is still to be applied to the program's output: nothing, a softmax over classes, or a sigmoid."""
@@ -37,10 +41,12 @@ class SegmentationClass:
     colour: str
 
     def __post_init__(self) -> None:
-        if not self.name or not self.name.isprintable():
-            raise CardError(f"class name {self.name!r}", rule="a class needs a printable name")
-        if not _COLOUR.fullmatch(self.colour):
-            raise CardError(f"colour {self.colour!r} of class {self.name!r}", rule="colours are #rrggbb")
+        if not isinstance(self.name, str) or not self.name or not self.name.isprintable():
+            remedy = "give every class a name of one line"
+            raise CardError(f"class name {self.name!r}"[:200], rule="a class needs a printable name", remedy=remedy)
+        if not isinstance(self.colour, str) or not _COLOUR.fullmatch(self.colour):
+            what = f"colour {self.colour!r} of class {self.name!r}"[:200]
+            raise CardError(what, rule="colours are #rrggbb", remedy="e.g. #e41a1c")
 
     @property
     def rgb(self) -> tuple[int, int, int]:
@@ -99,7 +105,11 @@ class ModelCard:
 
     def __post_init__(self) -> None:
         if problems := _problems(self):
-            raise CardError(f"card of model {self.name!r}: {'; '.join(problems)}")
+            raise CardError(
+                f"card of model {self.name!r}: {'; '.join(problems)}",
+                rule="every field of a card lies in its range",
+                remedy="correct the card, or give the option of the same name",
+            )
 
     @property
     def n_classes(self) -> int:
@@ -125,13 +135,18 @@ class ModelCard:
     @classmethod
     def from_json(cls, text: str, source: str, stated: Mapping[str, Any] | None = None) -> ModelCard:
         """Read a card; `source` names the file in errors, fields in `stated` win over it. Raises CardError."""
+        remedy = "`wsi-seg models --json` shows what cards look like"
+        if len(text) > MAX_CARD_CHARACTERS:
+            rule = f"at most {MAX_CARD_CHARACTERS}"
+            raise CardError(f"card in {source} has {len(text)} characters", rule=rule, remedy=remedy)
         try:
             content = json.loads(text)
-        except ValueError as error:  # JSONDecodeError, or bytes of a damaged file that are no text
-            remedy = "`wsi-seg models --json` shows what cards look like"
-            raise CardError(f"card in {source} is not JSON: {error}", remedy=remedy) from error
+        except (ValueError, RecursionError) as error:  # JSONDecodeError, or bytes of a damaged file that are no text
+            raise CardError(f"card in {source} is not JSON: {error}", rule="a card is JSON", remedy=remedy) from error
         if not isinstance(content, dict):
-            raise CardError(f"card in {source} is a {type(content).__name__}", rule="a card is a JSON object")
+            raise CardError(
+                f"card in {source} is a {type(content).__name__}", rule="a card is a JSON object", remedy=remedy
+            )
         changes = {} if stated is None else dict(stated)
         if "classes" in changes:
             changes["classes"] = [asdict(entry) for entry in changes["classes"]]
@@ -142,20 +157,33 @@ class ModelCard:
         """Card from plain values; unknown and missing keys are errors that name them. Raises CardError."""
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(content) - known):
-            raise CardError(f"card in {source} has unknown keys {unknown}", rule=f"known keys: {sorted(known)}")
+            raise CardError(
+                f"card in {source} has unknown keys {unknown}",
+                rule=f"known keys: {sorted(known)}",
+                remedy="remove them, or correct their spelling",
+            )
         if missing := [key for key in ("name", "mpp", "classes") if key not in content]:
             raise CardError(
-                f"card in {source} lacks {missing}", remedy="give --model-mpp, --classes or complete the card"
+                f"card in {source} lacks {missing}",
+                rule="resolution and classes are never guessed",
+                remedy="give --model-mpp, --classes or complete the card",
             )
         values = dict(content)
         values["classes"] = _classes(values["classes"], source)
+        remedy = "`wsi-seg models --json` shows what cards look like"
+        if wrong := sorted(key for key, value in values.items() if not _is_of_type(key, value)):
+            raise CardError(
+                f"card in {source}: {', '.join(f'{key} {values[key]!r}'[:80] for key in wrong)}",
+                rule="every value has the type of its field, and numbers are finite", remedy=remedy,
+            )  # fmt: skip
         for key in ("mean", "std", "background"):
             if key in values:
                 values[key] = tuple(values[key]) if isinstance(values[key], list | tuple) else (values[key],) * 3
         try:
             return cls(**values)
         except TypeError as error:
-            raise CardError(f"card in {source}: {error}", rule="every value has the type of its field") from error
+            rule = "every value has the type of its field"
+            raise CardError(f"card in {source}: {error}", rule=rule, remedy=remedy) from error
 
     def replaced(self, **changes: Any) -> ModelCard:
         """A card with some fields changed, checked again."""
@@ -177,13 +205,41 @@ def named_classes(names: list[str]) -> tuple[SegmentationClass, ...]:
 
 def _classes(entries: object, source: str) -> tuple[SegmentationClass, ...]:
     if not isinstance(entries, list | tuple):
-        raise CardError(f"classes in {source} are {entries!r}", rule="a list of names or of {name, colour}")
+        raise CardError(f"classes in {source} are {entries!r}"[:200], rule=_CLASSES_RULE, remedy=_CLASSES_REMEDY)
     if all(isinstance(entry, str) for entry in entries):
         return named_classes(list(entries))
     try:
         return tuple(SegmentationClass(entry["name"], entry["colour"]) for entry in entries)
     except (TypeError, KeyError) as error:
-        raise CardError(f"classes in {source}: {error!r}", rule="each class is a name or {name, colour}") from error
+        raise CardError(f"classes in {source}: {error!r}"[:200], rule=_CLASSES_RULE, remedy=_CLASSES_REMEDY) from error
+
+
+_CLASSES_RULE = "classes are a list of names, or of {name, colour}"
+_CLASSES_REMEDY = 'e.g. ["background", "tumour=#ff0000"]; `wsi-seg models --json` shows what cards look like'
+_INTEGERS, _REALS = frozenset({"tile_size", "output_stride"}), frozenset({"mpp", "threshold"})
+_TRIPLES = {"mean": (int, float), "std": (int, float), "background": (int,)}
+
+
+def _is_of_type(key: str, value: object) -> bool:
+    """Whether a field of a card has a value of its type; of classes, see `_classes`."""
+    if key in _TRIPLES:
+        entries = value if isinstance(value, list | tuple) else [value]
+        return all(_is_number(entry, _TRIPLES[key]) for entry in entries)
+    if key in _REALS:
+        return _is_number(value, (int, float))
+    if key in _INTEGERS or (key == "halo" and value is not None):
+        return _is_number(value, (int,))
+    return key in ("classes", "halo") or isinstance(value, str)
+
+
+def _is_number(value: object, types: tuple[type, ...]) -> bool:
+    """Of one of the types, no truth value, and within what computing can hold."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return isinstance(value, types) and abs(value) < _HUGE
+
+
+_HUGE = 1e18
 
 
 def _problems(card: ModelCard) -> list[str]:
@@ -197,6 +253,7 @@ def _problems(card: ModelCard) -> list[str]:
             card.output_stride < 1 or (card.tile_size >= 16 and card.tile_size % card.output_stride == 0),
             f"tile_size {card.tile_size} must be at least 16 and a multiple of the output stride {card.output_stride}",
         ),
+        (card.tile_size <= MAX_TILE, f"tile_size {card.tile_size} must be at most {MAX_TILE}"),
         (card.halo is None or card.halo >= 0, f"halo {card.halo} must not be negative"),
         (card.channels in ("RGB", "BGR"), f"channels {card.channels!r} must be RGB or BGR"),
         (card.layout in ("NCHW", "NHWC"), f"layout {card.layout!r} must be NCHW or NHWC"),

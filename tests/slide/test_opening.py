@@ -65,8 +65,10 @@ def test_what_is_not_there_or_empty_is_said(tmp_path: Path) -> None:
     (tmp_path / "empty.svs").touch()
     with pytest.raises(SlideOpenError, match=r"empty\.svs is empty \(0 bytes\).*incomplete"):
         open_slide(tmp_path / "empty.svs")
-    with pytest.raises(SlideOpenError, match=r"folder without Zarr metadata.*\.mrxs"):
+    with pytest.raises(SlideOpenError, match=r"folder without Zarr metadata.*\.mrxs") as raised:
         open_slide(tmp_path)
+    assert raised.value.rule == "a slide is a file or a Zarr folder"  # not wrapped once more
+    assert raised.value.remedy
     (tmp_path / "text.svs").write_text("no slide")
     with pytest.raises(SlideOpenError, match=r"text\.svs cannot be opened: Unsupported"):
         open_slide(tmp_path / "text.svs")
@@ -107,7 +109,7 @@ class TestZarr:
         with pytest.raises(SlideOpenError, match="without `multiscales`"):
             open_slide(tmp_path / "g.zarr")
         (tmp_path / "g.zarr" / "zarr.json").write_text("{")
-        with pytest.raises(SlideOpenError, match="cannot be opened as Zarr"):
+        with pytest.raises(SlideOpenError, match="cannot be read as Zarr: JSONDecodeError"):
             open_slide(tmp_path / "g.zarr")
 
     def test_the_layout_of_bioformats2raw_is_followed(self, tmp_path: Path, ome_zarr_writer: Any) -> None:

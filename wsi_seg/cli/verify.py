@@ -12,17 +12,24 @@ import typer
 from wsi_seg.errors import UsageError
 
 if TYPE_CHECKING:
+    from wsi_seg.engine.same_slide import SlideCheck
     from wsi_seg.output.verify import VerifyReport
 
 
 def verify(
     result: Annotated[Path, typer.Argument(help="A result folder, finished or .partial.", show_default=False)],
+    slide: Annotated[
+        Path | None, typer.Option(help="Also check that this slide is still what the result was made from.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check that a result is as written.
+    """Check that a result is as written, and its slide as it was.
 
-    Re-checks every stored hash, the metadata and the pyramid. Exit code 1 when something differs.
+    Re-checks every stored hash, the metadata and the pyramid. With --slide, the slide's fingerprint: sizes, headers,
+    tile tables and a sample of its bytes; or all of them, after a run with --full-hash. Exit code 1 when something
+    differs.
     """
+    from wsi_seg.engine.same_slide import compare_slide
     from wsi_seg.output.verify import verify_result
 
     if result.is_file():
@@ -30,9 +37,28 @@ def verify(
             f"{result} is a file", rule="verify checks result folders, NAME.seg.zarr, which hold a hash of every part"
         )
     report = verify_result(result)
-    print(json.dumps(asdict(report), indent=2) if as_json else _described(result, report))
-    if not report.is_sound:
+    check = None if slide is None else compare_slide(result, slide)
+    if as_json:
+        compared = {} if check is None else {"slide": asdict(check)}
+        print(json.dumps(asdict(report) | compared, indent=2))
+    else:
+        print(_described(result, report))
+        if check is not None:
+            print(_compared(slide, check))
+    if not report.is_sound or (check is not None and not check.is_same):
         raise typer.Exit(1)
+
+
+def _compared(slide: Path | None, check: SlideCheck) -> str:
+    if not check.is_same:
+        return f"{slide} is not what the result was made from: its bytes differ"
+    if check.n_compared == check.n_bytes:
+        return f"{slide} is what the result was made from: all of its {check.n_bytes / 1e6:.1f} MB were compared"
+    part = f"{check.n_compared / 1e6:.1f} of its {check.n_bytes / 1e6:.1f} MB"
+    return (
+        f"{slide} has the fingerprint of what the result was made from: sizes, headers and {part} were compared "
+        "(a run with --full-hash records all of it)"
+    )
 
 
 def _described(path: Path, report: VerifyReport) -> str:

@@ -65,8 +65,14 @@ def _kind(path: Path) -> str:
             return _folder_kind(path)
         with path.open("rb") as file:
             magic = file.read(4)
+    except SlideOpenError:  # an OSError, too
+        raise
     except OSError as error:
-        raise SlideOpenError(f"{path} cannot be opened: {error.strerror or error}", remedy="check the path") from error
+        raise SlideOpenError(
+            f"{path} cannot be opened: {error.strerror or error}",
+            rule="a slide is a file or folder that exists and may be read",
+            remedy="check the path",
+        ) from error
     if not magic:
         raise SlideOpenError(f"{path} is empty (0 bytes)", rule="the copy is incomplete", remedy="copy the file again")
     return "tiff" if magic in _TIFF_MAGIC else "other"
@@ -105,7 +111,8 @@ def _open_tiff(path: Path, mpp: Mpp | None, reader: str) -> Slide:
         return _open_vendor(path, mpp)
     if layout.refusal:
         return _open_refused(path, mpp, layout)
-    return _better(TiffSlide(path, mpp, layout), path, mpp)
+    ours = TiffSlide(path, mpp, layout)
+    return ours if layout.is_overlong else _better(ours, path, mpp)
 
 
 def _open_refused(path: Path, mpp: Mpp | None, layout: TiffLayout) -> Slide:

@@ -1,27 +1,25 @@
-"""Reads vendor formats through OpenSlide; the only file that knows it.
+"""Reads vendor formats through OpenSlide, in reader processes that it may end.
 
-Owns OpenSlide's handles (one per process and thread; a handle dies for good at its first unreadable tile and is then
-opened anew), its coordinates and its transparency. Knows no other reader.
+Owns OpenSlide's coordinates, the properties we use and which files belong to a slide. Knows neither the library itself
+(`openslide_handle`) nor the life of the processes (`reading_apart`).
 """
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Iterator, Mapping
-from math import isnan
+from math import isfinite
 from pathlib import Path
-from weakref import WeakSet
 
 import numpy as np
-import openslide
 from numpy.typing import NDArray
 
 from wsi_seg.errors import SlideOpenError
 from wsi_seg.geometry import Box, Level, Mpp, align_up
 from wsi_seg.slide.fingerprint import sampled_sha256
+from wsi_seg.slide.limits import checked_levels
+from wsi_seg.slide.remote import OPENING_BYTES, Remote
 from wsi_seg.slide.resolution import plausible_mpp, stored_levels
-from wsi_seg.slide.stored import WHITE, Description, StoredSlide, over_background
+from wsi_seg.slide.stored import WHITE, Description, StoredSlide
 
 _PIECE = 2048
 """Largest side that is asked of OpenSlide at once; it splits at 4096 px itself, with rounded positions."""
@@ -29,9 +27,8 @@ _CELL = 512
 """Smallest side of the cells in which a level with a fractional downsample is read."""
 _SUBPIXEL = 1 / 512
 """Offsets below this, in px, vanish in the fixed-point numbers of OpenSlide's renderer."""
-_KEPT_PROPERTIES = ("openslide.", "hamamatsu.", "dicom.SeriesInstanceUID")
-_CACHE_BYTES = 64 << 20
-"""Decoded tiles kept by OpenSlide for all handles of one slide in one process."""
+READING_BYTES = 3 << 30
+"""Memory that reading a piece may take: a tile of 64 Mpx, the largest there may be, is decoded in less."""
 
 
 class VendorSlide(StoredSlide):
@@ -41,9 +38,18 @@ class VendorSlide(StoredSlide):
 
     def __init__(self, path: Path, mpp: Mpp | None = None) -> None:
         """Raises SlideOpenError."""
-        self._handles = _Handles(path)
-        properties, sizes, self._per_px = self._handles.facts()
-        levels = stored_levels(sizes, [_tile(properties, level) for level in range(len(sizes))])
+        self._remote = Remote(path, "openslide", "a slide is of a format that OpenSlide knows, and complete")
+        facts = self._remote.open(OPENING_BYTES)
+        properties: dict[str, str] = facts["properties"]
+        sizes = [(int(height), int(width)) for height, width in facts["sizes"]]
+        self._per_px = [float(value) for value in facts["per_px"]]
+        levels = stored_levels(*checked_levels(path, sizes, [_tile(properties, n) for n in range(len(sizes))]))
+        if not all(isfinite(value) and value > 0 for value in self._per_px):
+            raise SlideOpenError(
+                f"{path} has levels reduced by {self._per_px}",
+                rule="a level is level 0 or smaller",
+                remedy="compare the file with its source",
+            )
         description = Description(
             vendor=properties.get("openslide.vendor", "unknown"),
             levels=levels,
@@ -56,115 +62,38 @@ class VendorSlide(StoredSlide):
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of sizes and samples of all files that belong to the slide."""
-        path = self._handles.path
-        return sampled_sha256(_files(path, self.vendor, self._properties))
+        return sampled_sha256(self.files())
+
+    def files(self) -> list[Path]:
+        """See `StoredSlide.files`."""
+        return slide_files(self._remote.path, self.vendor, self._properties)
 
     def close(self) -> None:
-        """Close the handles of all threads of this process."""
-        self._handles.close()
+        """Close the slide in all reader processes."""
+        self._remote.close()
 
     def _read_inside(self, out: NDArray[np.uint8], box: Box, level: int) -> None:
         for piece, anchor in _pieces(box, self.levels[level], self._per_px[level]):
-            rgba = self._read_piece(piece, anchor, level)
-            over_background(rgba, self.background, out[piece.slices((box.y0, box.x0))])
+            out[piece.slices((box.y0, box.x0))] = self._read_piece(piece, anchor, level)
 
     def _read_piece(self, piece: Box, anchor: tuple[int, int], level: int) -> NDArray[np.uint8]:
-        """RGBA (h, w, 4) of a piece, read from a corner on and cut; tried again with a fresh handle."""
+        """RGB (h, w, 3) of a piece, read from a corner on and cut."""
         per_px = self._per_px[level]
-        l0_x, l0_y = round(anchor[1] * per_px), round(anchor[0] * per_px)
-        size = (piece.x1 - anchor[1], piece.y1 - anchor[0])
+        l0_corner = round(anchor[1] * per_px), round(anchor[0] * per_px)
+        cut = piece.shift(-anchor[0], -anchor[1])
+        asked = {
+            "l0_corner": l0_corner,
+            "level": level,
+            "size": (cut.x1, cut.y1),
+            "cut": (cut.y0, cut.x0, cut.y1, cut.x1),
+            "background": self.background,
+        }
+        pixels = np.empty((*piece.size, 3), np.uint8)
         try:
-            image = self._handles.read((l0_x, l0_y), level, size)
+            self._remote.read(asked, pixels, READING_BYTES)
         except ValueError as error:
             raise self._unreadable(piece, level, error) from error
-        return image[piece.slices(anchor)]
-
-
-class _Handles:
-    """OpenSlide handles of one file, one per process and thread, opened when needed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._local = threading.local()
-        self._lock = threading.Lock()
-        self._start()
-
-    def opened(self) -> openslide.OpenSlide:
-        """The handle of this thread. Raises SlideOpenError."""
-        if self._pid != os.getpid():
-            self._start()
-        now = self._pid, self._generation
-        generation, handle = getattr(self._local, "handle", (None, None))
-        if handle is None or generation != now:
-            handle = self._open()
-            self._local.handle = now, handle
-        return handle
-
-    def facts(self) -> tuple[dict[str, str], list[tuple[int, int]], tuple[float, ...]]:
-        """Properties we use, (height, width) of the levels and OpenSlide's downsamples. Raises SlideOpenError."""
-        handle = self.opened()
-        try:
-            known = handle.properties
-            # A damaged header can name a property that has no value. Whatever names a patient is not kept.
-            properties = {key: known.get(key, "") for key in known if key.startswith(_KEPT_PROPERTIES)}
-            sizes = [(int(height), int(width)) for width, height in handle.level_dimensions]
-            per_px = tuple(float(value) for value in handle.level_downsamples)
-        except openslide.OpenSlideError as error:
-            raise self._unopenable(error) from error
-        if not sizes or min(min(size) for size in sizes) < 1:
-            raise SlideOpenError(f"{self.path} has levels of {sizes} px", rule="a slide has at least one, not empty")
-        return properties, sizes, per_px
-
-    def read(self, l0_corner: tuple[int, int], level: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """RGBA (h, w, 4) of one region in OpenSlide's own (x, y) order. Raises ValueError after a second try."""
-        for attempt in (1, 2):
-            try:
-                return np.asarray(self.opened().read_region(l0_corner, level, size))
-            except (openslide.OpenSlideError, SlideOpenError) as error:
-                self._drop()
-                if attempt == 2:
-                    raise ValueError(str(error)) from error
-        raise AssertionError("two attempts return or raise")
-
-    def close(self) -> None:
-        """Close all handles of this process."""
-        with self._lock:
-            self._generation += 1
-            for handle in list(self._open_handles):
-                handle.close()
-            self._open_handles.clear()
-
-    def _start(self) -> None:
-        """Forget everything: a new object, or a forked child whose parent's handles are not its own."""
-        self._pid, self._generation = os.getpid(), 0
-        self._inherited = getattr(self, "_open_handles", None)
-        self._open_handles: WeakSet[openslide.OpenSlide] = WeakSet()
-        self._cache = openslide.OpenSlideCache(_CACHE_BYTES)
-
-    def _open(self) -> openslide.OpenSlide:
-        try:
-            handle = openslide.OpenSlide(os.fspath(self.path))
-            handle.set_cache(self._cache)
-        except (openslide.OpenSlideError, OSError, UnicodeError) as error:
-            raise self._unopenable(error) from error
-        with self._lock:
-            self._open_handles.add(handle)
-        return handle
-
-    def _unopenable(self, error: Exception) -> SlideOpenError:
-        return SlideOpenError(
-            f"{self.path} cannot be opened: {error}",
-            remedy="check that the copy is complete, or convert it to a tiled TIFF or OME-TIFF",
-        )
-
-    def _drop(self) -> None:
-        _, handle = getattr(self._local, "handle", (None, None))
-        self._local.handle = (None, None)
-        # Closing a handle twice is an error, and one that is closed may live on in the traceback of an error kept.
-        with self._lock:
-            if handle is not None and handle in self._open_handles:
-                self._open_handles.discard(handle)
-                handle.close()
+        return pixels
 
 
 def _pieces(box: Box, level: Level, per_px: float) -> Iterator[tuple[Box, tuple[int, int]]]:
@@ -187,7 +116,7 @@ def _pieces(box: Box, level: Level, per_px: float) -> Iterator[tuple[Box, tuple[
 def _tile(properties: Mapping[str, str], level: int) -> tuple[int, int] | None:
     prefix = f"openslide.level[{level}].tile-"
     height, width = properties.get(f"{prefix}height"), properties.get(f"{prefix}width")
-    return (int(height), int(width)) if height and width else None
+    return (int(height), int(width)) if height and width and height.isdigit() and width.isdigit() else None
 
 
 def _number(properties: Mapping[str, str], key: str) -> float:
@@ -211,10 +140,10 @@ def _background(properties: Mapping[str, str]) -> tuple[int, int, int]:
 
 def _bounds(properties: Mapping[str, str]) -> Box | None:
     values = [_number(properties, f"openslide.bounds-{side}") for side in ("y", "x", "height", "width")]
-    return Box.at(*(int(value) for value in values)) if not any(map(isnan, values)) else None
+    return Box.at(*(int(value) for value in values)) if all(map(isfinite, values)) else None
 
 
-def _files(path: Path, vendor: str, properties: Mapping[str, str]) -> list[Path]:
+def slide_files(path: Path, vendor: str, properties: Mapping[str, str]) -> list[Path]:
     """All files of the slide: OpenSlide does not list them."""
     if vendor == "mirax":
         return [path, *sorted(file for file in path.with_suffix("").rglob("*") if file.is_file())]

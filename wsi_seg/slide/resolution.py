@@ -6,9 +6,9 @@ Pure functions of numbers and texts. Knows no file and no library.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite, log2, sqrt
-from xml.etree import ElementTree
+from xml.parsers import expat
 
 from wsi_seg.errors import UsageError
 from wsi_seg.geometry import Level, Mpp
@@ -22,6 +22,7 @@ _UM_PER_INCH = 25_400.0
 _UM_PER_CM = 10_000.0
 _INCH, _CENTIMETRE = 2, 3
 _MAX_XML_CHARACTERS = 16 << 20
+_MAX_XML_DEPTH = 64
 
 
 def as_mpp(value: Mpp | float | None) -> Mpp | None:
@@ -145,18 +146,35 @@ def is_reduction(l0_size: tuple[int, int], size: tuple[int, int]) -> bool:
     return low <= high
 
 
-def _ome_pixels(xml: str) -> list[ElementTree.Element]:
+def _ome_pixels(xml: str) -> list[dict[str, str]]:
+    """Attributes of all `Pixels` elements; none where the text is no sound XML. No tree is made of it."""
     # Entities are refused unread: expanding them is the way to make a small file large.
     if len(xml) > _MAX_XML_CHARACTERS or "<!DOCTYPE" in xml or "<!ENTITY" in xml:
         return []
+    found: list[dict[str, str]] = []
+    parser, depth = expat.ParserCreate(), 0
+
+    def begin(name: str, attributes: dict[str, str]) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > _MAX_XML_DEPTH:
+            raise ValueError("elements within elements without end")
+        if name.rpartition(":")[2] == "Pixels":
+            found.append(attributes)
+
+    def end(_: str) -> None:
+        nonlocal depth
+        depth -= 1
+
+    parser.StartElementHandler, parser.EndElementHandler = begin, end
     try:
-        root = ElementTree.fromstring(xml)
-    except (ElementTree.ParseError, ValueError):
+        parser.Parse(xml, True)
+    except (expat.ExpatError, ValueError):
         return []
-    return [element for element in root.iter() if element.tag.rpartition("}")[2] == "Pixels"]
+    return found
 
 
-def _physical_size(pixels: ElementTree.Element) -> Mpp | None:
+def _physical_size(pixels: Mapping[str, str]) -> Mpp | None:
     sides = []
     for axis in "YX":
         um = unit_um(pixels.get(f"PhysicalSize{axis}Unit", "µm"))

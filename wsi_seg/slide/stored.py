@@ -78,6 +78,10 @@ class StoredSlide(ABC):
     def fingerprint(self) -> str:
         """See `Slide.fingerprint`."""
 
+    def files(self) -> list[Path]:
+        """All files that the slide is made of; empty for a slide in memory."""
+        return [] if self.path is None else [self.path]
+
     def close(self) -> None:  # noqa: B027 - a reader without handles has nothing to close
         """See `Slide.close`."""
 
@@ -101,6 +105,7 @@ class StoredSlide(ABC):
         where = self.path or f"the slide in memory ({self.vendor})"
         return RegionReadError(
             f"{where}: level {level}, y {box.y0}-{box.y1}, x {box.x0}-{box.x1} cannot be read: {why}",
+            rule="stored pixels are complete and undamaged",
             remedy="compare the file with its source; the rest of the slide can still be read",
         )
 

@@ -21,12 +21,10 @@ from numpy.typing import NDArray
 from wsi_seg.errors import SlideOpenError
 from wsi_seg.geometry import Box, Mpp, ceil_div
 from wsi_seg.slide import tile_codec
+from wsi_seg.slide.limits import MAX_TEXT_BYTES, MAX_TILE_PX, check_sides, check_tile, check_tiles
 from wsi_seg.slide.resolution import aperio_mpp, is_reduction, ome_mpp, ome_planes, tag_mpp
 from wsi_seg.slide.tile_codec import TileCodec, jpeg_prefix
 
-MAX_SIDE = 2**31 - 1
-MAX_TILE_PX = 64 << 20
-MAX_TILES = 1 << 26
 MAX_PAGES = 4096
 _GREY, _RGB, _YCBCR = 1, 2, 6
 _CONTIGUOUS = 1
@@ -87,6 +85,11 @@ class TiffLayout:
     refusal: str = ""
     """Why its pixels cannot be read as plain tiles; empty where they can."""
 
+    @property
+    def is_overlong(self) -> bool:
+        """Whether a tile says to be longer than its pixels could need: to be read by nobody who reads it whole."""
+        return any((table.counts > table.codec.most_bytes(table.tile)).any() for table in self.tables)
+
 
 def read_layout(path: Path) -> TiffLayout:
     """Directories of a TIFF.
@@ -105,37 +108,54 @@ def read_layout(path: Path) -> TiffLayout:
     except Exception as error:
         # Whatever tifffile stumbles over in a damaged header: TiffFileError, struct.error, KeyError, MemoryError, …
         raise SlideOpenError(
-            f"{path} is not a readable TIFF: {error}", remedy="compare the file with its source"
+            f"{path} is not a readable TIFF: {error or type(error).__name__}",
+            rule="its directories must be sound before anybody reads it",
+            remedy="compare the file with its source",
         ) from error
 
 
 def _layout(path: Path, tiff: Any, n_bytes: int) -> TiffLayout:
     pages = _top_pages(path, tiff)
+    for page in chain(pages, *(_sub_pages(path, page) for page in pages)):
+        _check_page(path, page, n_bytes)
     vendor = _vendor(tiff)
     if vendor in _ELSEWHERE.values():
         return TiffLayout(vendor, (), None, f"{vendor} files do not store plain tiles")
-    for page in chain(pages, *(_sub_pages(page) for page in pages)):
-        _check_page(path, page, n_bytes)
     main = _main_page(pages)
     _check_samples(path, main)
     if refusal := _refusal(main, pages, vendor):
         return TiffLayout(vendor, (), None, refusal)
-    return TiffLayout(vendor, tuple(_table(path, page) for page in _level_pages(main, pages)), _mpp(main, vendor))
+    levels = _level_pages(path, main, pages)
+    return TiffLayout(vendor, tuple(_table(path, page) for page in levels), _mpp(main, vendor))
 
 
 def _top_pages(path: Path, tiff: Any) -> list[Any]:
     pages = []
     for index, page in enumerate(tiff.pages):
         if index == MAX_PAGES:
-            raise SlideOpenError(f"{path} has more than {MAX_PAGES} pages", rule="a slide has at most that many")
+            raise SlideOpenError(
+                f"{path} has more than {MAX_PAGES} pages",
+                rule="a slide has at most that many",
+                remedy="compare the file with its source",
+            )
         pages.append(page.aspage())
     if not pages:
-        raise SlideOpenError(f"{path} holds no image", rule="a TIFF has at least one page")
+        raise SlideOpenError(
+            f"{path} holds no image", rule="a TIFF has at least one page", remedy="compare the file with its source"
+        )
     return pages
 
 
-def _sub_pages(page: Any) -> list[Any]:
-    return [sub.aspage() for sub in page.pages] if page.subifds else []
+def _sub_pages(path: Path, page: Any) -> list[Any]:
+    if not page.subifds:
+        return []
+    if len(page.subifds) > MAX_PAGES:
+        raise SlideOpenError(
+            f"{path} has a page with {len(page.subifds)} SubIFDs",
+            rule=f"at most {MAX_PAGES}",
+            remedy="compare the file with its source",
+        )
+    return [sub.aspage() for sub in page.pages]
 
 
 def _vendor(tiff: Any) -> str:
@@ -149,16 +169,12 @@ def _vendor(tiff: Any) -> str:
 
 def _check_page(path: Path, page: Any, n_bytes: int) -> None:
     """Refuse what no reader should be given: absurd sizes, directories that point beyond the file."""
-    height, width = int(page.imagelength), int(page.imagewidth)
-    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
-        raise SlideOpenError(f"{path} holds a page of {height} x {width} px", rule=f"1 to {MAX_SIDE} px per side")
-    if page.is_tiled and not 0 < page.tilelength * page.tilewidth <= MAX_TILE_PX:
-        raise SlideOpenError(
-            f"{path} has tiles of {page.tilelength} x {page.tilewidth} px", rule=f"at most {MAX_TILE_PX} px in a tile"
-        )
+    check_sides(path, int(page.imagelength), int(page.imagewidth))
+    if page.is_tiled or "TileWidth" in page.tags:  # tiles without a width are taken for strips, and are none
+        check_tile(path, (int(page.tilelength), int(page.tilewidth)))
+    _check_description(path, page)
     offsets, counts = page.dataoffsets, page.databytecounts
-    if len(offsets) > MAX_TILES:
-        raise SlideOpenError(f"{path} has {len(offsets)} tiles on a level", rule=f"at most {MAX_TILES}")
+    check_tiles(path, len(offsets))
     if len(offsets) != len(counts):
         return  # refused where the page is used, see `_table`
     ends = np.asarray(offsets, np.int64) + np.asarray(counts, np.int64)
@@ -168,6 +184,25 @@ def _check_page(path: Path, page: Any, n_bytes: int) -> None:
             f"{path} ends at byte {n_bytes}, its directory needs {needed}",
             rule="the copy is incomplete",
             remedy="copy the file again",
+        )
+
+
+def _check_description(path: Path, page: Any) -> None:
+    """Texts are parsed by whoever reads the file: here, and again by OpenSlide."""
+    tag = page.tags.get("ImageDescription")
+    if tag is None:
+        return
+    if tag.count > MAX_TEXT_BYTES:
+        raise SlideOpenError(
+            f"{path} describes itself in {tag.count} bytes",
+            rule=f"at most {MAX_TEXT_BYTES}",
+            remedy="compare the file with its source",
+        )
+    if "<!DOCTYPE" in page.description or "<!ENTITY" in page.description:
+        raise SlideOpenError(
+            f"{path} defines entities in its description",
+            rule="descriptions of slides are plain text, or XML without a DTD",
+            remedy="compare the file with its source",
         )
 
 
@@ -230,14 +265,14 @@ def _n_planes(page: Any, pages: list[Any], vendor: str) -> int:
     return planes
 
 
-def _level_pages(main: Any, pages: list[Any]) -> list[Any]:
+def _level_pages(path: Path, main: Any, pages: list[Any]) -> list[Any]:
     """Level 0 and its reductions, finest first, one page per size.
 
     Only tiled pages of level 0's shape (and its own SubIFDs) count: labels, macros and thumbnails never do.
     """
     l0_size = (main.imagelength, main.imagewidth)
     by_size = {l0_size: main}
-    for page in [page for page in pages if page.is_tiled] + _sub_pages(main):
+    for page in [page for page in pages if page.is_tiled] + _sub_pages(path, main):
         size = (page.imagelength, page.imagewidth)
         readable = not page.subfiletype & _MASK_PAGE and not _refusal(page, [], "")
         same_kind = (page.samplesperpixel, page.bitspersample) == (main.samplesperpixel, main.bitspersample)
@@ -256,6 +291,7 @@ def _table(path: Path, page: Any) -> TileTable:
         raise SlideOpenError(
             f"{path} lists {offsets.size} tiles with {counts.size} sizes on a level of {size[0]} x {size[1]} px",
             rule=f"{shape[0]} x {shape[1]} x {shape[2]} (planes, rows, columns) of each",
+            remedy="compare the file with its source",
         )
     codec = TileCodec(
         compression=int(page.compression),

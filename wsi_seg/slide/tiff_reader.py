@@ -15,6 +15,7 @@ from wsi_seg.errors import SlideOpenError
 from wsi_seg.geometry import Box, Mpp, ceil_div
 from wsi_seg.slide.byte_file import ByteFile
 from wsi_seg.slide.fingerprint import sampled_sha256
+from wsi_seg.slide.limits import checked_levels
 from wsi_seg.slide.resolution import stored_levels
 from wsi_seg.slide.stored import Description, StoredSlide, over_background
 from wsi_seg.slide.tiff_layout import TiffLayout, TileTable, read_layout
@@ -29,10 +30,15 @@ class TiffSlide(StoredSlide):
         """`layout`: the file's directories where they were read already. Raises SlideOpenError."""
         layout = layout or read_layout(path)
         if layout.refusal:
-            raise SlideOpenError(f"{path} cannot be read as plain tiles: {layout.refusal}", remedy="--reader auto")
+            raise SlideOpenError(
+                f"{path} cannot be read: {layout.refusal}",
+                rule="--reader tiff reads plain tiles",
+                remedy="--reader auto",
+            )
         self._tables = layout.tables
         self._file = ByteFile(path)
-        levels = stored_levels([table.size for table in layout.tables], [table.tile for table in layout.tables])
+        sizes, tiles = [table.size for table in layout.tables], [table.tile for table in layout.tables]
+        levels = stored_levels(*checked_levels(path, sizes, list(tiles)))
         bounds = layout.tables[0].scanned
         super().__init__(path, Description(layout.vendor, levels, layout.mpp, bounds=bounds), mpp)
 
@@ -63,11 +69,16 @@ class TiffSlide(StoredSlide):
     ) -> None:
         """Write a part of one tile to `target`; the background where the tile is not stored."""
         places = [(int(table.offsets[p, *tile]), int(table.counts[p, *tile])) for p in range(len(table.offsets))]
-        if any(offset == 0 or count == 0 for offset, count in places):
+        if any(offset == 0 for offset, _ in places):
             target[...] = self.background
             return
+        if any(count == 0 for _, count in places):
+            raise ValueError("it has a place in the file and no bytes there")  # not sparse: its encoder failed
+        size = table.tile_size(tile[0])
         for plane, (offset, count) in enumerate(places):
-            pixels = table.codec.decode(self._file.read(offset, count), table.tile_size(tile[0]))[part]
+            if count > table.codec.most_bytes(size):
+                raise ValueError(f"{count} bytes are stored for it, more than its pixels could need")
+            pixels = table.codec.decode(self._file.read(offset, count), size)[part]
             if len(places) > 1:
                 target[..., plane] = pixels[..., 0]
             elif pixels.shape[2] == 4:

@@ -6,6 +6,7 @@ slide. The libraries release the GIL while they decode.
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ _ADOBE_SEGMENTS = {
     True: bytes.fromhex("ffee000e41646f626500640000000001"),
 }
 """APP14 with colour transform none (RGB) or YCbCr."""
+_CODESTREAM = b"\xff\x4f\xff\x51"
+_MAX_PARTS = 4096
 _KEPT_SCRATCH_BYTES = 16 << 20
 
 _thread = threading.local()
@@ -45,6 +48,10 @@ class TileCodec:
     """True with the horizontal-differencing predictor."""
     jpeg_prefix: bytes = b""
     """What goes before a JPEG tile in place of its start marker; see `jpeg_prefix`."""
+
+    def most_bytes(self, size: tuple[int, int]) -> int:
+        """Stored bytes beyond which a tile of (height, width) is not even read: twice its pixels and some headers."""
+        return 2 * size[0] * size[1] * max(self.samples, 3) + (64 << 10)
 
     def decode(self, payload: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
         """Pixels (height, width, samples) uint8 of one tile; JPEG always has three samples, RGB.
@@ -82,6 +89,8 @@ class TileCodec:
                 raise ValueError(f"it has {len(payload)} of {n_bytes} bytes")
             stored = np.frombuffer(payload, np.uint8, n_bytes).reshape(shape)
             return stored.copy() if self.difference else stored
+        if self.compression in (JPEG2000, APERIO_JPEG2000_RGB):
+            _check_codestream(payload, shape)
         flat = self.compression not in (JPEG2000, APERIO_JPEG2000_RGB, WEBP)
         scratch = _scratch(n_bytes)
         try:
@@ -91,6 +100,23 @@ class TileCodec:
         if decoded.size != n_bytes:
             raise ValueError(f"it decodes to {decoded.size} of {n_bytes} bytes")
         return np.asarray(decoded).reshape(shape)
+
+
+def _check_codestream(payload: bytes, shape: tuple[int, ...]) -> None:
+    """Refuse a JPEG 2000 codestream whose header is not of the tile: the decoder would make room for what it says.
+
+    The header's first segment, SIZ, is that of ISO/IEC 15444-1, A.5.1. Raises ValueError.
+    """
+    start = payload.find(_CODESTREAM)
+    segment = payload[start + 8 : start + 42]
+    if start < 0 or len(segment) < 34:
+        raise ValueError("JPEG 2000: its header is missing")
+    right, bottom, left, top, part_width, part_height, _, _, samples = struct.unpack(">8IH", segment)
+    if (bottom - top, right - left, samples) != shape:
+        raise ValueError(f"JPEG 2000: it is {bottom - top} x {right - left} px of {samples} samples, not {shape}")
+    parts = -(-shape[0] // max(1, part_height)) * -(-shape[1] // max(1, part_width))
+    if not 0 < parts <= _MAX_PARTS:
+        raise ValueError(f"JPEG 2000: it is divided into {parts} parts, at most {_MAX_PARTS} are read")
 
 
 def jpeg_prefix(tables: bytes | None, *, is_ycbcr: bool) -> bytes:
