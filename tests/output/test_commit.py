@@ -14,7 +14,8 @@ import pytest
 
 from tests.output.making import begin, finished, make_spec, make_thumbnail
 from wsi_seg.errors import CorruptOutputError, OutputError
-from wsi_seg.output.commit import all_tasks, commit_run, provenance_digest
+from wsi_seg.output.commit import all_tasks, commit_run
+from wsi_seg.output.durable import record_digest
 from wsi_seg.output.label_store import open_result
 from wsi_seg.output.result_spec import STATE
 from wsi_seg.output.run_directory import partial_path
@@ -173,7 +174,7 @@ def test_the_finished_folder_holds_the_record_and_no_state(tmp_path):
     assert not (result.path / STATE).exists()
     assert not partial_path(result.path).exists()
     provenance = json.loads((result.path / "provenance.json").read_bytes())
-    assert provenance["sha256"] == provenance_digest(provenance)
+    assert provenance["sha256"] == record_digest(provenance)
     assert provenance["identity"] == made.run.identity.fields
     assert len(provenance["tasks"]) == 8
     assert {"zarr.json", "summary.json", "tiles/c/0/0", "labels/segmentation/0/zarr.json"} <= set(provenance["files"])

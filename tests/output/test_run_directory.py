@@ -189,6 +189,17 @@ def test_markers_that_prove_nothing_count_as_not_done(tmp_path):
     assert set(made.run.markers.load(0, check_hashes=True)) == {(2, 3)}
 
 
+def test_a_marker_of_which_any_bit_was_turned_counts_as_not_done(tmp_path):
+    made = begin(tmp_path / "r", make_spec())
+    made.write_task(0, 2, 0)
+    path = made.run.path / STATE / "done" / "0" / "2.0.json"
+    sound = path.read_bytes()
+    assert set(made.run.markers.load(0)) == {(2, 0)}
+    for place in range(0, len(sound) - 1, 7):  # the last byte is the end of the line
+        path.write_bytes(sound[:place] + bytes([sound[place] ^ 1]) + sound[place + 1 :])
+        assert made.run.markers.load(0) == {}, f"byte {place}, {sound[place - 9 : place + 9]!r}"
+
+
 def test_a_missing_shard_and_one_that_should_be_absent_are_both_noticed(tmp_path):
     made = begin(tmp_path / "r", make_spec())
     made.levels[0][:256, :256] = NA

@@ -11,8 +11,7 @@ import pytest
 from tests.output.making import begin, finished, make_spec
 from wsi_seg.errors import CorruptOutputError
 from wsi_seg.geometry import Box
-from wsi_seg.output.commit import provenance_digest
-from wsi_seg.output.durable import json_bytes
+from wsi_seg.output.durable import json_bytes, record_digest
 from wsi_seg.output.shard_writer import ResultWriter
 from wsi_seg.output.status import TileStatus
 from wsi_seg.output.verify import verify_result
@@ -41,6 +40,21 @@ def test_a_sound_result_is_sound(original):
     assert report.n_files == len(files)
     assert report.n_bytes == sum(p.stat().st_size for p in files)
     assert told == [(n, 21) for n in range(1, 22)]
+
+
+def test_state_that_is_left_in_a_finished_result_is_not_looked_at(tmp_path):
+    """A process that dies between giving the result its name and removing the state leaves some or all of it."""
+    made = begin(tmp_path / "r", SMALL)
+    made.write_all()
+    state = tmp_path / "r.partial/.wsi-seg"
+    shutil.copytree(state, tmp_path / "state")
+    path = made.finish().path
+    shutil.copytree(tmp_path / "state", path / ".wsi-seg")
+    for left in ("done/0/0.0.json", "spec.json"):
+        (path / ".wsi-seg" / left).unlink()
+        report = verify_result(path)
+        assert report.is_sound, report.problems
+        assert report.n_pending == 0
 
 
 def named(path):
@@ -77,7 +91,7 @@ def forge(path, change):
     """Change the record and make it consistent again, as a faulty program (not a faulty disk) would."""
     provenance = json.loads((path / "provenance.json").read_bytes())
     change(provenance)
-    (path / "provenance.json").write_bytes(json_bytes({**provenance, "sha256": provenance_digest(provenance)}))
+    (path / "provenance.json").write_bytes(json_bytes({**provenance, "sha256": record_digest(provenance)}))
 
 
 def rewrite(path, level, box, change, kind="labels"):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from wsi_seg.errors import CorruptOutputError
 from wsi_seg.output.documents import array_documents, group_documents
-from wsi_seg.output.durable import json_bytes, write_durably
+from wsi_seg.output.durable import json_bytes, record_digest, write_durably
 from wsi_seg.output.label_store import write_small_arrays
 from wsi_seg.output.result_spec import RESULT_VERSION, STATE, ResultSpec, Thumbnail
 from wsi_seg.output.run_directory import PROVENANCE_FILE, Marker, RunDirectory
@@ -83,11 +83,6 @@ def commit_run(
     return run.publish()
 
 
-def provenance_digest(provenance: Mapping[str, Any]) -> str:
-    """SHA-256 of a provenance record without its own digest."""
-    return sha256(json_bytes({key: value for key, value in provenance.items() if key != "sha256"})).hexdigest()
-
-
 def stored_files(path: Path) -> Iterator[str]:
     """Keys of all files of a result, but for the run's state and the provenance."""
     for file in sorted(path.rglob("*")):
@@ -138,4 +133,4 @@ def _provenance(run: RunDirectory, markers: list[Marker], root: bytes) -> dict[s
         ],
         "files": {key: file_record(run.path / key) for key in others} | {ROOT: (sha256(root).hexdigest(), len(root))},
     }
-    return {**provenance, "sha256": provenance_digest(provenance)}
+    return {**provenance, "sha256": record_digest(provenance)}

@@ -11,8 +11,9 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -29,6 +30,11 @@ _RESUME = "run the same command again: finished parts are kept"
 def json_bytes(content: Any) -> bytes:
     """Canonical JSON: sorted keys, two-space indent, no NaN; equal content gives equal bytes."""
     return json.dumps(content, sort_keys=True, indent=2, allow_nan=False).encode() + b"\n"
+
+
+def record_digest(record: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of a JSON record without its own digest, `sha256`."""
+    return sha256(json_bytes({key: value for key, value in record.items() if key != "sha256"})).hexdigest()
 
 
 def write_durably(path: Path, content: bytes, *, exclusive: bool = False) -> None:

@@ -166,8 +166,12 @@ def _read_json(path: Path) -> dict[str, Any]:
             rule="a finished result has it",
             remedy="run the same command again to finish the result, or check the path",
         ) from error
-    except (OSError, ValueError) as error:
-        raise CorruptOutputError(f"{path} cannot be read: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CorruptOutputError(
+            f"{path} cannot be read: {error}",
+            rule="metadata of a result are JSON",
+            remedy="make the result again, or take a copy of it that is sound",
+        ) from error
     if not isinstance(content, dict):
         raise CorruptOutputError(f"{path} holds a {type(content).__name__}", rule="a JSON object")
     return content

@@ -6,8 +6,8 @@ Owns `OUT.partial` and its `.wsi-seg` folder::
                         run.json                       run id and the fields behind it; made once
                         done/<tier>/<row>.<column>.json    markers: what a finished task wrote, with hashes
 
-A marker is written only after everything it names is on the disk, so a marker that is there and whose hashes agree
-proves its task done. Knows neither pixels nor what the fields mean.
+A marker is written only after everything it names is on the disk, so a marker that is there and whose hashes agree,
+its own included, proves its task done. Knows neither pixels nor what the fields mean.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import sleep
 from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
@@ -30,6 +31,7 @@ from wsi_seg.output.durable import (
     json_bytes,
     make_folder,
     mapped_errors,
+    record_digest,
     remove_durably,
     sweep,
     sync_folder,
@@ -79,7 +81,8 @@ class Markers:
                 remedy="end this worker",
             )
         path = self._folder(receipt["tier"]) / f"{receipt['row']}.{receipt['column']}.json"
-        write_durably(path, json_bytes({**receipt, "run_id": self.run_id}))
+        marker = {**receipt, "run_id": self.run_id}
+        write_durably(path, json_bytes({**marker, "sha256": record_digest(marker)}))
 
     def forget(self, tier: int, row: int, column: int) -> None:
         """Take a task for not done, whatever its files hold. Raises WriteError."""
@@ -141,10 +144,15 @@ def partial_path(out: Path) -> Path:
 class RunDirectory:
     """An unfinished result, held by this process until closed or published; made by `open_run`."""
 
-    def __init__(self, out: Path, identity: RunIdentity, lock: int, *, resumed: bool, overwrite: bool) -> None:
+    def __init__(self, out: Path, identity: RunIdentity, lock: int | None, *, resumed: bool, overwrite: bool) -> None:
         self.out, self.path, self.identity, self.resumed = out, partial_path(out), identity, resumed
-        self._lock: int | None = lock
+        self._lock = lock
         self._overwrite = overwrite
+
+    @classmethod
+    def borrowed(cls, out: Path, identity: RunIdentity, *, overwrite: bool) -> RunDirectory:
+        """The folder that another process has opened and holds, for the one process that it lets write now."""
+        return cls(out, identity, None, resumed=True, overwrite=overwrite)
 
     @property
     def run_id(self) -> str:
@@ -245,13 +253,21 @@ def _claim(partial: Path, identity: RunIdentity, difference: Difference) -> bool
 
 
 def _lock_folder(partial: Path) -> int:
-    """Handle of the lock, held. The kernel lets go of it when the process ends, however it ends."""
     path = partial / STATE / "lock"
     with mapped_errors(path, 0):
         make_folder(path.parent)
+    return lock_file(path, partial)
+
+
+def lock_file(path: Path, folder: Path) -> int:
+    """Handle of a lock file, held, with host and pid in it. The kernel lets go of it when the process ends, however.
+
+    Raises OutputExistsError, naming who works on `folder`, where it is held already; WriteError.
+    """
+    with mapped_errors(path, 0):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _flock(handle)
             # the holder may have published (renamed) the folder between the two calls
             if not path.exists() or not os.path.samestat(os.fstat(handle), path.stat()):
                 raise BlockingIOError
@@ -260,15 +276,56 @@ def _lock_folder(partial: Path) -> int:
         except BlockingIOError:
             owner = _owner(handle)
             os.close(handle)
-            raise OutputExistsError(
-                f"another process works on {partial}: {owner}",
-                rule="one run writes a result",
-                remedy="wait for it, stop it, or choose another --out",
-            ) from None
+            raise _held(folder, owner) from None
         except OSError:
             os.close(handle)
             raise
     return handle
+
+
+def refuse_held(out: Path) -> None:
+    """Raise OutputExistsError where another process works on `out`, before anything is prepared for it.
+
+    The question is asked again when the folder is claimed.
+    """
+    partial = partial_path(out)
+    if owner := lock_owner(partial / STATE / "lock"):
+        raise _held(partial, owner)
+
+
+def _held(folder: Path, owner: str) -> OutputExistsError:
+    return OutputExistsError(
+        f"another process works on {folder}: {owner}",
+        rule="one run writes a result",
+        remedy="wait for it, stop it, or choose another --out",
+    )
+
+
+def _flock(handle: int) -> None:
+    """Take the lock. Raises BlockingIOError after a few tries: who only asks whether it is held, holds it for that."""
+    for pause in (0.02, 0.1, 0.2):
+        with suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        sleep(pause)
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def lock_owner(path: Path) -> str:
+    """Who holds a lock file, in words; empty where nobody does."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return ""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _owner(handle)
+    except OSError:
+        return ""
+    finally:
+        os.close(handle)
+    return ""
 
 
 def _owner(handle: int) -> str:
@@ -326,5 +383,8 @@ def _read_marker(path: Path) -> Marker | None:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
+    # What is in no need of a hash to be noticed, such as a lost file, is noticed by others; a wrong count is not.
+    if not isinstance(content, dict) or content.pop("sha256", None) != record_digest(content):
+        return None
     needed = {"tier", "row", "column", "shards", "run_id"}
-    return content if isinstance(content, dict) and needed <= content.keys() else None
+    return content if needed <= content.keys() else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -78,19 +79,35 @@ class Summary:
     """What went wrong with single tiles, in words; the first few."""
     notes: tuple[str, ...] = ()
     """What the user should know: of the plan, and of what the run had to change on its way."""
+    slide_fingerprint: str = ""
+    """Of the bytes that were read, as `Slide.fingerprint` gives it; empty in summaries of earlier versions."""
+    slide_sha256: str = ""
+    """Of all bytes of the slide's files; empty where it was not asked for."""
 
     def facts(self) -> dict[str, Any]:
         """The reproducible part, JSON-able: equal runs give equal facts; post-processing only where there was any."""
         content = asdict(self)
         if not content["postprocessing"]:
             del content["postprocessing"]
-        for key in ("performance", "versions", "problems", "notes"):
+        for key in ("performance", "versions", "problems", "notes", "slide_fingerprint", "slide_sha256"):
             del content[key]
         return content
 
     def to_json(self) -> bytes:
         """Contents of `summary.json`."""
         return json_bytes(asdict(self))
+
+    @classmethod
+    def from_json(cls, content: bytes | str) -> Summary:
+        """The summary that `to_json` wrote. Raises ValueError, TypeError, KeyError for anything else."""
+        stored = json.loads(content)
+        cost = stored.pop("performance")
+        return cls(
+            **{**stored, "mpp": tuple(stored["mpp"]), **{name: tuple(stored[name]) for name in ("problems", "notes")}}
+            | {"classes": tuple(ClassArea(**area) for area in stored["classes"])}
+            | {"postprocessing": tuple(stored["postprocessing"])},
+            performance=None if cost is None else Performance(**cost),
+        )
 
     def to_csv(self) -> bytes:
         """Contents of `summary.csv`: a header and one row per class, UTF-8."""
@@ -127,7 +144,7 @@ def make_summary(
         counts: level-0 pixels per class, then those not analysed.
         tiles: statuses, (rows, columns) of TileStatus.
         others: the other fields of Summary: `tissue_mm2`, `model`, `versions`, `performance`, `postprocessing`,
-            `problems`, `notes`.
+            `problems`, `notes`, `slide_fingerprint`, `slide_sha256`.
     """
     if len(counts) != len(spec.classes) + 1 or sum(counts) != spec.layout.size[0] * spec.layout.size[1]:
         raise ValueError(

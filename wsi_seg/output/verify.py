@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from wsi_seg.errors import CorruptOutputError, WriteError
 from wsi_seg.geometry import Box, ceil_div
-from wsi_seg.output.commit import all_tasks, is_shard, provenance_digest, stored_files
+from wsi_seg.output.commit import all_tasks, is_shard, stored_files
 from wsi_seg.output.documents import array_documents
-from wsi_seg.output.durable import json_bytes
+from wsi_seg.output.durable import json_bytes, record_digest
 from wsi_seg.output.label_store import Result, open_result
 from wsi_seg.output.result_spec import LABELS, PROBABILITIES, STATE
 from wsi_seg.output.run_directory import PROVENANCE_FILE, Marker, Markers, broken_shards, stored_identity
@@ -65,7 +65,7 @@ def verify_result(path: Path, *, progress: Progress | None = None) -> VerifyRepo
     Raises CorruptOutputError where the result cannot even be opened.
     """
     path = Path(path)
-    partial = (path / STATE / "run.json").is_file()
+    partial = _is_unfinished(path)
     result = open_result(path, partial=partial)
     if partial:
         identity = stored_identity(path)
@@ -75,6 +75,12 @@ def verify_result(path: Path, *, progress: Progress | None = None) -> VerifyRepo
     else:
         provenance = _read_provenance(path)
     return _report(result, provenance, partial=partial, progress=progress)
+
+
+def _is_unfinished(path: Path) -> bool:
+    """A result that has its name is finished, also where the process ended before it removed its state."""
+    published = path.suffix != ".partial" and (path / "zarr.json").is_file()
+    return not published and (path / STATE / "run.json").is_file()
 
 
 def _report(result: Result, provenance: Mapping[str, Any], *, partial: bool, progress: Progress | None) -> VerifyReport:
@@ -100,11 +106,11 @@ def _read_provenance(path: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(file.read_bytes())
         digest, tasks, files = content["sha256"], content["tasks"], content["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptOutputError(
             f"{file} cannot be read: {error!r}", rule="it holds the hashes of all other files"
         ) from error
-    if digest != provenance_digest(content) or not isinstance(tasks, list) or not isinstance(files, dict):
+    if digest != record_digest(content) or not isinstance(tasks, list) or not isinstance(files, dict):
         raise CorruptOutputError(
             f"{file} was changed: its own SHA-256 differs", rule="nothing can be checked without it"
         )
