@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from wsi_seg.engine.options import RunOptions
+from wsi_seg.engine.options import RunOptions, Scheduler
 from wsi_seg.engine.prepare import prepare
 from wsi_seg.engine.report import RunReport
 from wsi_seg.engine.run import run_slide
@@ -39,14 +39,14 @@ def answer_nan_where(colour: tuple[int, int, int], monkeypatch: pytest.MonkeyPat
 
 
 @contextmanager
-def worker_processes(n: int, threads: int = 1) -> Iterator[str]:
-    """The address of a scheduler with `n` worker processes; its pages take any free port of this machine alone."""
+def worker_processes(n: int, threads: int = 1) -> Iterator[Scheduler]:
+    """A scheduler with `n` worker processes; its pages take any free port of this machine alone."""
     from distributed import LocalCluster
 
     with LocalCluster(
         n_workers=n, threads_per_worker=threads, processes=True, dashboard_address="127.0.0.1:0"
     ) as cluster:
-        yield cluster.scheduler_address
+        yield Scheduler(cluster.scheduler_address)
 
 
 class Runs:

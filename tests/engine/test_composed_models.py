@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ import pytest
 from benchmarks import networks
 from tests.engine.runs import SMALL, Runs, assert_same_labels, labels_of, pixels_of, shard_bytes, whole_forward
 from wsi_seg.card import METADATA_KEY, ModelCard
-from wsi_seg.engine import session as sessions
 from wsi_seg.engine.job import RunJob, TaskKey
+from wsi_seg.engine.models import Models
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.prepare import prepare
-from wsi_seg.engine.run import result_spec
-from wsi_seg.engine.session import run_task_on_worker
+from wsi_seg.engine.session import Session, run_task, session_for
+from wsi_seg.engine.steps import result_spec
 from wsi_seg.errors import GridError, RunMismatchError, UsageError
 from wsi_seg.output.label_store import create_result
 from wsi_seg.output.run_directory import RunIdentity, open_run
@@ -138,13 +138,11 @@ def test_options_that_make_no_sense(slide: ArraySlide, options: dict[str, Any], 
         prepare(slide, RunOptions(**{**SMALL, "model": "he-stain", **options}))
 
 
-class TestWorker:
-    @pytest.fixture(autouse=True)
-    def no_session(self) -> Iterator[None]:
-        sessions._worker_sessions.clear()
-        yield
-        sessions._worker_sessions.clear()
+def on_worker(job: RunJob) -> Session:
+    return session_for(job, Models(), lambda _: None, threading.Event())
 
+
+class TestWorker:
     def job(self, folder: Path, slide: ArraySlide, **options: Any) -> RunJob:
         prepared = prepare(slide, RunOptions(**{**SMALL, **options}))
         prepared.predictor.close()
@@ -159,7 +157,7 @@ class TestWorker:
         options = options_of("all", unet, second)
         wanted = shard_bytes(run(slide, **options, tile=256))
         job = pickle.loads(pickle.dumps(self.job(tmp_path / "a.zarr", slide, **options, tile=256)))
-        receipt = run_task_on_worker(job, TaskKey(0, 0, 0))
+        receipt = run_task(on_worker(job), TaskKey(0, 0, 0))
         made = {key.removeprefix("labels/"): (job.folder / key).read_bytes() for key in receipt.shards}
         assert made
         assert {key: wanted[key] for key in made} == made
@@ -169,4 +167,4 @@ class TestWorker:
         first, other = job.model.members
         swapped = job.model.replaced(members=(first, replace(other, weight=0.9)))
         with pytest.raises(RunMismatchError, match="model of this worker differ"):
-            run_task_on_worker(replace(job, model=swapped), TaskKey(0, 0, 0))
+            on_worker(replace(job, model=swapped))

@@ -35,6 +35,30 @@ def test_an_edge_leaves_after_its_last_use() -> None:
     assert cache.claim((0, 0)) is True
 
 
+def test_an_edge_that_lacks_what_is_needed_is_predicted_anew() -> None:
+    """A block that runs a second time finds what it left for others, which lacks the block's own part."""
+    cache, needed = EdgeCache(1000), Box(2, 2, 6, 6)
+    cache.claim((0, 0))
+    cache.publish((0, 0), edge(1), n_uses=1)
+    assert cache.claim((0, 0), needed) is True
+    assert cache.wait((0, 1), needed) is True
+    cache.publish((0, 0), edge(2, side=8), n_uses=1)
+    answer = cache.claim((0, 0), needed)
+    assert isinstance(answer, Edge)
+    assert answer.pixels is not None
+    assert (answer.pixels == 2).all()
+    assert cache.claim((0, 0), needed) is True, "it was used as often as was said, and is gone"
+
+
+def test_an_edge_that_is_replaced_takes_no_room() -> None:
+    cache = EdgeCache(2 * edge().n_bytes)
+    for key in ((0, 0), (0, 1), (0, 0)):
+        cache.claim(key)
+        cache.publish(key, edge(), n_uses=1)
+    assert isinstance(cache.claim((0, 0)), Edge)
+    assert isinstance(cache.claim((0, 1)), Edge)
+
+
 def test_the_oldest_edge_makes_room() -> None:
     cache = EdgeCache(2 * edge().n_bytes)
     for column in range(3):

@@ -19,9 +19,10 @@ from tests.engine.runs import SMALL, Runs, labels_of, pixels_of, shard_bytes, wh
 from wsi_seg.engine.job import RunJob
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.prepare import Prepared, prepare
-from wsi_seg.engine.run import result_spec, run_slide
+from wsi_seg.engine.run import run_slide
 from wsi_seg.engine.schedule import all_tasks
 from wsi_seg.engine.session import Session, run_task
+from wsi_seg.engine.steps import result_spec
 from wsi_seg.errors import PredictorError, RegionReadError, WriteError
 from wsi_seg.geometry import Box
 from wsi_seg.infer import load_predictor
@@ -278,7 +279,9 @@ def test_nan_does_not_depend_on_blocks(
 class TestTwice:
     """Dask may run any task twice."""
 
-    def test_in_any_order_changes_nothing(self, tmp_path: Path, pixels: NDArray[np.uint8], unet: str) -> None:
+    @pytest.fixture
+    def session(self, tmp_path: Path, pixels: NDArray[np.uint8], unet: str) -> Iterator[Session]:
+        """A run whose tasks are called by hand."""
         slide = DamagedSlide(np.tile(pixels, (2, 1, 1)), (Box(120, 310, 124, 312),))
         prepared = prepared_for(slide, model=unet, overlap=48, window="cosine", probabilities=True)
         spec, plan = result_spec(prepared), prepared.plan
@@ -286,22 +289,44 @@ class TestTwice:
         identity = RunIdentity(plan.run_id, plan.identity_fields())
         with open_run(tmp_path / "x.seg.zarr", identity, lambda *_: []) as opened:
             create_result(opened.path, spec)
-            session = Session(RunJob(plan.run_id, opened.path, slide, prepared.model, plan, spec), prepared.predictor)
-            keys = list(all_tasks(plan.layout))
-            for key in keys:
-                run_task(session, key)
-            before = files_of(opened.path)
-            shuffled = random.Random(5).sample(keys, len(keys))
-            threads = [
-                threading.Thread(target=lambda part=part: [run_task(session, key) for key in part])
-                for part in (shuffled[::2], shuffled[1::2])
-            ]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            assert files_of(opened.path) == before
+            yield Session(RunJob(plan.run_id, opened.path, slide, prepared.model, plan, spec), prepared.predictor)
         prepared.predictor.close()
+
+    def test_in_any_order_changes_nothing(self, session: Session) -> None:
+        keys = list(all_tasks(session.job.plan.layout))
+        for key in keys:
+            run_task(session, key)
+        before = files_of(session.job.folder)
+        shuffled = random.Random(5).sample(keys, len(keys))
+        threads = [
+            threading.Thread(target=lambda part=part: [run_task(session, key) for key in part])
+            for part in (shuffled[::2], shuffled[1::2])
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert files_of(session.job.folder) == before
+
+    def test_before_its_neighbours_have_run_changes_nothing(self, session: Session) -> None:
+        """What the block itself left for them is then still in the process, and is not what the block needs."""
+        for key in all_tasks(session.job.plan.layout):
+            run_task(session, key)
+            before = files_of(session.job.folder)
+            run_task(session, key)
+            assert files_of(session.job.folder) == before, key
+
+    def test_at_the_same_time_changes_nothing(self, session: Session) -> None:
+        keys = list(all_tasks(session.job.plan.layout))
+        for key in keys:
+            twin = threading.Thread(target=run_task, args=(session, key))
+            twin.start()
+            run_task(session, key)
+            twin.join()
+        together = files_of(session.job.folder)
+        for key in keys:  # the edges are all used by now
+            run_task(session, key)
+        assert files_of(session.job.folder) == together
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -1,23 +1,26 @@
-"""What a worker process of a cluster keeps between tasks: one run's session, and never another run's."""
+"""What a worker process of a cluster keeps between tasks: models, and the sessions of the last runs, never mixed up."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from tests.engine.runs import SMALL
-from wsi_seg.engine import session as sessions
+from wsi_seg.engine.cluster.messages import Orders, Sealed, SealedJob
+from wsi_seg.engine.cluster.worker import KEPT_MODELS, Held
 from wsi_seg.engine.job import RunJob, TaskKey
+from wsi_seg.engine.models import Models
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.prepare import prepare
-from wsi_seg.engine.run import result_spec
-from wsi_seg.engine.session import run_task_on_worker
+from wsi_seg.engine.session import run_task
+from wsi_seg.engine.steps import result_spec
 from wsi_seg.errors import RunMismatchError
+from wsi_seg.infer import load_predictor
 from wsi_seg.output.label_store import create_result, open_result
 from wsi_seg.output.run_directory import RunIdentity, open_run
 from wsi_seg.output.status import TileStatus
@@ -26,11 +29,9 @@ from wsi_seg.slide import ArraySlide
 FIRST = TaskKey(0, 0, 0)
 
 
-@pytest.fixture(autouse=True)
-def no_session() -> Iterator[None]:
-    sessions._worker_sessions.clear()
-    yield
-    sessions._worker_sessions.clear()
+@pytest.fixture
+def held() -> Held:
+    return Held()
 
 
 def job_in(folder: Path, **options: Any) -> RunJob:
@@ -44,49 +45,68 @@ def job_in(folder: Path, **options: Any) -> RunJob:
         return RunJob(plan.run_id, opened.path, slide, prepared.model, plan, spec)
 
 
-def test_the_same_run_into_another_folder_is_written_there(tmp_path: Path, null_model: str) -> None:
+def sealed(job: RunJob) -> SealedJob:
+    return SealedJob(f"{job.run_id}:{job.folder}:{job.plan.layout.block}", Sealed.of(job), Orders("token"))
+
+
+def test_the_same_run_into_another_folder_is_written_there(held: Held, tmp_path: Path, null_model: str) -> None:
     jobs = [job_in(tmp_path / name, model=null_model) for name in ("a.zarr", "b.zarr")]
     assert jobs[0].run_id == jobs[1].run_id
     for job in jobs:
-        run_task_on_worker(job, FIRST)
+        run_task(held.session(sealed(job)), FIRST)
         assert (open_result(job.folder, partial=True).labels(0)[:256, :256] != 255).all()
 
 
-def test_the_same_run_in_other_blocks_is_cut_by_them(tmp_path: Path, null_model: str) -> None:
+def test_the_same_run_in_other_blocks_is_cut_by_them(held: Held, tmp_path: Path, null_model: str) -> None:
     small, large = (job_in(tmp_path / f"{block}.zarr", model=null_model, block=block) for block in (256, 512))
     large = replace(large, folder=small.folder)
     assert small.run_id == large.run_id
-    run_task_on_worker(small, FIRST)
-    assert sum(run_task_on_worker(large, FIRST).counts) == 512 * 512
+    run_task(held.session(sealed(small)), FIRST)
+    assert sum(run_task(held.session(sealed(large)), FIRST).counts) == 512 * 512
 
 
-def test_another_run_does_not_close_the_model_under_a_task(
-    tmp_path: Path, null_model: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two runs on one cluster: the tiles of the first would all have failed, in a result that looks finished."""
-    first, second = job_in(tmp_path / "a.zarr", model=null_model), job_in(tmp_path / "b.zarr", model="constant:1/3")
-    run, begun = sessions.run_task, []
-
-    def meanwhile(session: sessions.Session, key: TaskKey) -> Any:
-        if not begun:
-            begun.append(session)
-            run_task_on_worker(second, FIRST)
-        return run(session, key)
-
-    monkeypatch.setattr(sessions, "run_task", meanwhile)
-    receipt = run_task_on_worker(first, FIRST)
+def test_other_runs_do_not_close_the_model_under_a_task(held: Held, tmp_path: Path, null_model: str) -> None:
+    """Two batches on one cluster: the tiles of the first would all have failed, in a result that looks finished."""
+    first = held.session(sealed(job_in(tmp_path / "a.zarr", model=null_model)))
+    for number in range(KEPT_MODELS + 1):
+        other = job_in(tmp_path / f"b{number}.zarr", model=f"constant:{number}/9")
+        run_task(held.session(sealed(other)), FIRST)
+    receipt = run_task(first, FIRST)
     assert set(receipt.statuses.values()) == {TileStatus.DONE}
     assert receipt.failures == ()
 
 
+def test_a_model_is_loaded_once_for_many_slides(
+    held: Held, tmp_path: Path, null_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [sealed(job_in(tmp_path / f"{n}.zarr", model=null_model)) for n in range(3)]
+    loaded: list[object] = []
+    monkeypatch.setattr("wsi_seg.infer.load_predictor", lambda spec: loaded.append(spec) or load_predictor(spec))
+    sessions = [held.session(job) for job in jobs]
+    assert len(loaded) == 1
+    assert len({id(session.predictor) for session in sessions}) == 1
+
+
+def test_a_model_that_was_replaced_is_loaded_anew(tmp_path: Path, null_model: str) -> None:
+    models, copy = Models(keep=4), tmp_path / "model.onnx"
+    copy.write_bytes(Path(null_model).read_bytes())
+    spec = job_in(tmp_path / "a.zarr", model=str(copy)).model
+    first = models.load(spec)
+    assert models.load(spec) is first
+    content = onnx.load(copy)
+    content.doc_string = "another file"
+    onnx.save(content, copy)
+    assert models.load(spec) is not first
+
+
 class TestMismatch:
-    def test_another_slide_under_the_name(self, tmp_path: Path, null_model: str) -> None:
+    def test_another_slide_under_the_name(self, held: Held, tmp_path: Path, null_model: str) -> None:
         job = job_in(tmp_path / "a.zarr", model=null_model)
         other = ArraySlide(np.zeros((600, 600, 3), np.uint8), mpp=0.5)
         with pytest.raises(RunMismatchError, match="slide of this worker differ"):
-            run_task_on_worker(replace(job, slide=other), FIRST)
+            held.session(sealed(replace(job, slide=other)))
 
-    def test_another_model_under_the_name(self, tmp_path: Path, null_model: str) -> None:
+    def test_another_model_under_the_name(self, held: Held, tmp_path: Path, null_model: str) -> None:
         job = job_in(tmp_path / "a.zarr", model=null_model)
-        with pytest.raises(RunMismatchError, match="model, card, runtime of this worker differ"):
-            run_task_on_worker(replace(job, model=job.model.replaced(model="constant:1/3")), FIRST)
+        with pytest.raises(RunMismatchError, match="model, card, runtime, versions of libraries of this worker differ"):
+            held.session(sealed(replace(job, model=job.model.replaced(model="constant:1/3"))))

@@ -21,7 +21,6 @@ from wsi_seg.engine.postprocessing import GrownBlock, postprocessed_labels
 from wsi_seg.engine.predicting import Answer, Prediction
 from wsi_seg.engine.pyramid import write_shards
 from wsi_seg.engine.receipt import Receipt, StageClock
-from wsi_seg.engine.stopping import check_stop
 from wsi_seg.errors import PredictorError, RegionReadError
 from wsi_seg.geometry import Box
 from wsi_seg.output.status import TileStatus
@@ -99,6 +98,7 @@ class _BlockWork:
         self.statuses: dict[Key, TileStatus] = {}
         self.feed: RowFeed | None = None
         self.n_predicted = 0
+        self.careful = session.is_careful(self.box)
 
     def predict(self) -> None:
         """Fill the labels: every tile that touches the block, row by row."""
@@ -106,7 +106,7 @@ class _BlockWork:
         if not rows:
             return
         for row, tiles in rows:
-            check_stop(self.session.stop)
+            self.session.checkpoint()
             self._advance(row)
             self._predict_row(row, tiles)
         self._settle()
@@ -128,7 +128,9 @@ class _BlockWork:
         self._finish(min(self.grid.support(tile_row, 0).y0 for tile_row in [row, *outstanding]))
 
     def _predict_row(self, row: int, columns: list[int]) -> None:
-        todo = [column for column in columns if self._needs_prediction((row, column))]
+        todo = [
+            column for column in columns if not self._left_out((row, column)) and self._needs_prediction((row, column))
+        ]
         if not todo:
             return
         span = self.grid.tile_box(row, todo[0]).hull(self.grid.tile_box(row, todo[-1]))
@@ -149,14 +151,27 @@ class _BlockWork:
             self.feed = RowFeed(self.session.slide, self.plan.scale, (span.x0, span.x1), self.plan.card.background)
         return self.feed
 
+    def _left_out(self, key: Key) -> bool:
+        """Whether the tile is condemned; it then has its status already."""
+        status = self.session.condemned.get(key)
+        if status is not None:
+            error = PredictorError if status is TileStatus.MODEL_FAILED else RegionReadError
+            self.session.log_failure(key, error("the tile ended the process that tried it"))
+            self.statuses[key] = status
+        return status is not None
+
     def _strip(self, feed: RowFeed, span: Box) -> NDArray[np.uint8] | None:
         """The strip of a tile row, or None where some of it cannot be read and each tile is to be tried alone."""
+        if self.careful:
+            return None
         try:
             return feed.rows(span.y0, span.y1)
         except RegionReadError:
             return None
 
     def _predict_alone(self, key: Key, box: Box) -> None:
+        if self.session.trial is not None:
+            self.session.trial("read", [key])
         try:
             with self.clock.stage("read"):
                 pixels = read_canvas(self.session.slide, self.plan.scale, box, self.plan.card.background)
@@ -170,7 +185,7 @@ class _BlockWork:
         """Whether this block is to predict the tile; an edge that is here already is blended at once."""
         if not self._shared(key):
             return True
-        answer = self.session.edges.claim(key)
+        answer = self.session.edges.claim(key, self._own_part(key))
         if isinstance(answer, Edge):
             self._blend_edge(key, answer)
             return False
@@ -179,6 +194,10 @@ class _BlockWork:
             return True
         self.deferred.append(key)
         return False
+
+    def _own_part(self, key: Key) -> Box:
+        """What this block needs of a tile, canvas px."""
+        return self.grid.support(*key).intersect(self.box)
 
     def _shared(self, key: Key) -> bool:
         """Whether another block's task needs the tile too, for its own pixels or for its margins."""
@@ -196,8 +215,10 @@ class _BlockWork:
         """Predict the batch, at its constant shape (DESIGN D5), and blend what comes back."""
         if not self.waiting:
             return
-        check_stop(self.session.stop)
+        self.session.checkpoint()
         self.batch[len(self.waiting) :] = np.array(self.plan.card.background, np.uint8)
+        if self.session.trial is not None:
+            self.session.trial("predict", self.waiting)
         with self.clock.stage("predict"):
             answers = self.session.predicting.predict(self.batch, len(self.waiting))
         waiting, self.waiting = self.waiting, []
@@ -292,7 +313,7 @@ class _BlockWork:
         deferred, self.deferred = self.deferred, []
         for key in deferred:
             with self.clock.stage("wait"):
-                answer = self.session.edges.wait(key)
+                answer = self.session.edges.wait(key, self._own_part(key))
             if isinstance(answer, Edge):
                 self._blend_edge(key, answer)
             else:

@@ -18,6 +18,7 @@ from wsi_seg.output.status import TileStatus
 
 Key = tuple[int, int]
 """(row, column) of a tile in the grid."""
+_NOTHING = Box(0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ class EdgeCache:
     """Edges by tile, bounded by `budget_bytes`; the oldest go first. For several threads.
 
     A tile is *claimed* by the block that will predict it. Whoever claims must `publish` or `abandon` before it waits
-    for another's tile: then no two blocks can wait for each other.
+    for another's tile: then no two blocks can wait for each other. An edge that lacks some of what the caller needs is
+    none to it: a block that is run twice finds what it has left for its neighbours, which need not be its own part.
     """
 
     def __init__(self, budget_bytes: int) -> None:
@@ -51,10 +53,13 @@ class EdgeCache:
         self._claimed: set[Key] = set()
         self._changed = threading.Condition()
 
-    def claim(self, key: Key) -> Edge | bool:
-        """The edge if it is here; True when the caller is to predict it now; False while another block does."""
+    def claim(self, key: Key, needed: Box = _NOTHING) -> Edge | bool:
+        """The edge if it is here, all of `needed` (canvas px); True when the caller is to predict the tile now.
+
+        False while another block predicts it.
+        """
         with self._changed:
-            if (edge := self._edges.get(key)) is not None:
+            if (edge := self._edges.get(key)) is not None and edge.box.contains(needed):
                 self._use(key)
                 return edge
             if key in self._claimed:
@@ -62,17 +67,19 @@ class EdgeCache:
             self._claimed.add(key)
             return True
 
-    def wait(self, key: Key) -> Edge | bool:
+    def wait(self, key: Key, needed: Box = _NOTHING) -> Edge | bool:
         """As `claim`, but waits while another block predicts the tile; never answers False."""
         with self._changed:
             self._changed.wait_for(lambda: key not in self._claimed)
-        answer = self.claim(key)
-        return answer if answer is not False else self.wait(key)
+        answer = self.claim(key, needed)
+        return answer if answer is not False else self.wait(key, needed)
 
     def publish(self, key: Key, edge: Edge, n_uses: int) -> None:
         """Hand a claimed tile to the `n_uses` other blocks that need it."""
         with self._changed:
             self._claimed.discard(key)
+            if key in self._edges:
+                self._drop(key)
             if n_uses > 0 and edge.n_bytes <= self._budget:
                 self._edges[key], self._uses[key] = edge, n_uses
                 self._used += edge.n_bytes

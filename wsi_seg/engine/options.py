@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 DEFAULT_MODEL = "nuclei"
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduler:
+    """A Dask scheduler that runs already."""
+
+    address: str
+    """`tls://HOST:PORT`, or `tcp://HOST:PORT` on this machine."""
+    tls_ca: Path | None = None
+    """Certificates as PEM files; None: as Dask's own configuration says."""
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    plain_tcp: bool = False
+    """Speak without encryption to another machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +68,10 @@ class RunOptions:
     skip_background: bool = True
     roi: Path | None = None
     probabilities: bool = False
-    scheduler: str | None = None
-    """Address of a Dask scheduler; None: threads of this process."""
+    full_hash: bool = False
+    """Record a SHA-256 of all bytes of the slide, so that any change of it can be told later."""
+    scheduler: Scheduler | None = None
+    """A Dask scheduler; None: threads of this process."""
     overwrite: bool = False
     """Replace a finished result."""
     restart: bool = False
@@ -68,3 +84,18 @@ class RunOptions:
     """`radius_um`, `iterations`, `colour`, `weight` of the CRF, each with a default; None: no CRF."""
     flat_tiff: bool = False
     """For TIFF results: the pyramid in the main chain, so that OpenSlide sees every level."""
+
+    def for_anywhere(self) -> RunOptions:
+        """The same with absolute paths, for a process that works in another folder."""
+        return replace(
+            self,
+            model=_absolute(self.model),
+            more_models=tuple(map(_absolute, self.more_models)),
+            weights=None if self.weights is None else self.weights.absolute(),
+            roi=None if self.roi is None else self.roi.absolute(),
+        )
+
+
+def _absolute(model: str) -> str:
+    """A path made absolute; the name of a built-in, or of a module, as it is."""
+    return str(Path(model).absolute()) if Path(model).exists() else model

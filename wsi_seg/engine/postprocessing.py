@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from wsi_kernels import FieldShape, fill_holes, mean_field, remove_small
 
-from wsi_seg.engine.stopping import check_stop
 from wsi_seg.errors import RegionReadError
 from wsi_seg.geometry import Box
 from wsi_seg.output.status import TileStatus
@@ -67,7 +66,7 @@ def _stepped(grown: GrownBlock, step: Step, before: tuple[Labels, Box], kept: Bo
     labels, seen = before
     after = np.empty(kept.size, labels.dtype)
     for row in _rows(kept, piece_side(step)):
-        check_stop(grown.session.stop)
+        grown.session.checkpoint()
         work = _work_of(grown, step, row)
         for piece in _columns(row, piece_side(step)):
             around = piece.grown(step.reach).intersect(seen)
@@ -175,6 +174,8 @@ class _RowPixels:
     def _read(self) -> NDArray[np.uint8]:
         session = self._grown.session
         plan = session.job.plan
+        if session.is_careful(self._box):
+            return self._from_tiles()
         try:
             return read_canvas(session.slide, plan.scale, self._box, plan.card.background)
         except RegionReadError:

@@ -15,10 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.engine.batch_size import TriedBatch, fitting_batch
+from wsi_seg.engine.models import Models
 from wsi_seg.engine.options import RunOptions
+from wsi_seg.engine.same_slide import whole_sha256
 from wsi_seg.engine.stopping import check_stop
 from wsi_seg.engine.sums import BLENDS, chosen_blend
 from wsi_seg.engine.tolerance import readable_thumbnail
+from wsi_seg.engine.versions import deciding_versions
 from wsi_seg.engine.warm_up import touch_steps
 from wsi_seg.errors import (
     MemoryBudgetError,
@@ -30,6 +33,7 @@ from wsi_seg.errors import (
 )
 from wsi_seg.geometry import Box
 from wsi_seg.slide.canvas import read_canvas
+from wsi_seg.slide.remote import outside_bytes
 
 if TYPE_CHECKING:
     from wsi_seg.infer import Member, ModelSpec, Predictor
@@ -45,17 +49,30 @@ MEASURED_FROM_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """Everything that a run needs, nothing of it on disk yet."""
+class Planned:
+    """Everything that is known of a run before it begins, nothing of it on disk yet. Pickles."""
 
     slide: Slide
-    predictor: Predictor
     model: ModelSpec
     plan: Plan
     thumbnail: NDArray[np.uint8]
     """uint8 RGB (h, w, 3) of the whole of level 0."""
-    blend: str = "host"
+    blend: str
     """`host` or `device`."""
+    slide_sha256: str
+    """Of all bytes of the slide; empty where that was not asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared(Planned):
+    """What is planned, and the loaded model that it was measured with."""
+
+    predictor: Predictor
+
+    @property
+    def planned(self) -> Planned:
+        """The part that can travel."""
+        return Planned(self.slide, self.model, self.plan, self.thumbnail, self.blend, self.slide_sha256)
 
 
 def usable_cores() -> int:
@@ -64,8 +81,21 @@ def usable_cores() -> int:
     return max(1, affinity)
 
 
-def prepare(source: Path | Slide, options: RunOptions, stop: Event | None = None) -> Prepared:
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A model, and where others like it come from."""
+
+    model: ModelSpec
+    predictor: Predictor
+    models: Models
+
+
+def prepare(
+    source: Path | Slide, options: RunOptions, stop: Event | None = None, models: Models | None = None
+) -> Prepared:
     """Open the slide, load and measure the model, and plan the run; looks at `stop` between the steps.
+
+    `models` is where the model comes from; without it, it is loaded anew and the caller's to close.
 
     Raises the leaves of SlideError, ModelError and PlanError; UsageError for options that make no sense; RunStopped.
     """
@@ -81,10 +111,10 @@ def prepare(source: Path | Slide, options: RunOptions, stop: Event | None = None
             remedy="give the um per px of level 0 with --mpp",
         )
     workers = options.workers or usable_cores()
-    model, predictor = _load(options, workers)
-    options = _as_the_program_demands(options, predictor)
+    loaded = _load(options, workers, models or Models())
+    options = _as_the_program_demands(options, loaded.predictor)
     check_stop(stop)
-    return _measured(slide, roi, (model, predictor), options, workers, stop)
+    return _measured(slide, roi, loaded, options, workers, stop)
 
 
 def _check(options: RunOptions) -> None:
@@ -108,8 +138,8 @@ def _opened(source: Path | Slide, options: RunOptions) -> Slide:
     return source
 
 
-def _load(options: RunOptions, workers: int) -> tuple[ModelSpec, Predictor]:
-    from wsi_seg.infer import Augmentation, CardOverrides, ModelSpec, load_predictor, parse_scales
+def _load(options: RunOptions, workers: int, models: Models) -> _Loaded:
+    from wsi_seg.infer import Augmentation, CardOverrides, ModelSpec, parse_scales
 
     names = (options.model, *options.more_models)
     spec = ModelSpec(
@@ -128,7 +158,7 @@ def _load(options: RunOptions, workers: int) -> tuple[ModelSpec, Predictor]:
         streams=workers,
         card=CardOverrides(**options.card),
     )
-    return spec, load_predictor(spec)
+    return _Loaded(spec, models.load(spec), models)
 
 
 def _as_the_program_demands(options: RunOptions, predictor: Predictor) -> RunOptions:
@@ -162,7 +192,7 @@ def _members(names: tuple[str, ...], weights: tuple[float, ...]) -> tuple[Member
 def _measured(
     slide: Slide,
     roi: Roi | None,
-    loaded: tuple[ModelSpec, Predictor],
+    loaded: _Loaded,
     options: RunOptions,
     workers: int,
     stop: Event | None,
@@ -180,7 +210,7 @@ def _measured(
     )
 
     assert slide.mpp is not None
-    model, predictor = loaded
+    predictor = loaded.predictor
     name = "slide in memory" if slide.path is None else slide.path.name
     facts = SlideFacts(name, slide.vendor, slide.levels, slide.mpp, slide.bounds, slide.fingerprint())
     scale = choose_scale(slide.levels, slide.mpp, slide.bounds, predictor.card.mpp)
@@ -194,7 +224,8 @@ def _measured(
     _refuse_hopeless(predictor, options, workers)
     probes = probe_tiles(slide, scale, thumbnail, options.tile or predictor.card.tile_size)
     height, width = scale.canvas_size
-    model, predictor, chosen = _chosen(model, predictor, probes, height * width)
+    loaded, chosen = _chosen(loaded, probes, height * width)
+    model, predictor = loaded.model, loaded.predictor
     check_stop(stop)
     blend = chosen_blend(options.blend, predictor)
     halo = predictor.card.halo if predictor.card.halo is not None else measure_halo(predictor, probes)
@@ -214,41 +245,44 @@ def _measured(
         batch_independent=batch.independent,
         augmentation=model.augmentation.text,
         members=member_cards(model),
+        libraries=deciding_versions(predictor.facts.runtime),
     )
+    batch = replace(batch, resident_bytes=batch.resident_bytes + outside_bytes(slide.reader, workers))
     wishes = _plan_options(options, batch, workers)
     check_stop(stop)
     plan = make_plan(PlanRequest(facts, predictor.card, program, wishes, thumbnail, roi))
     told = (*notes, *chosen, *batch.notes, *plan.notes, *of_model)
-    return Prepared(slide, predictor, model, replace(plan, notes=told), thumbnail, blend)
+    full_hash = whole_sha256(slide) if options.full_hash else ""
+    return Prepared(slide, model, replace(plan, notes=told), thumbnail, blend, full_hash, predictor)
 
 
-def _chosen(
-    model: ModelSpec, predictor: Predictor, probes: NDArray[np.uint8], n_px: int
-) -> tuple[ModelSpec, Predictor, tuple[str, ...]]:
-    """The spec with its runtime and precision made concrete, its predictor, and what was measured.
+def _chosen(loaded: _Loaded, probes: NDArray[np.uint8], n_px: int) -> tuple[_Loaded, tuple[str, ...]]:
+    """The model with its runtime and precision made concrete, and what was measured.
 
     Candidates are measured where the slide's `n_px` take long enough to earn it; else the preferred runtime is taken.
     """
-    from wsi_seg.infer import choose_program, concrete, load_predictor, throughput
+    from wsi_seg.infer import choose_program, concrete, throughput
 
+    model, predictor = loaded.model, loaded.predictor
     kept = concrete(model, predictor)
+    as_it_is = replace(loaded, model=kept), ()
     if "auto" not in (model.runtime, model.precision):
-        return kept, predictor, ()
+        return as_it_is
     failure: PredictorError | None = None
     try:
         if n_px / 1e6 < MEASURED_FROM_S * throughput(predictor, probes[:1], model.streams, seconds=0):
-            return kept, predictor, ()
+            return as_it_is
     except PredictorOutOfMemory:
-        return kept, predictor, ()  # smaller batches are `fitting_batch`'s to find
+        return as_it_is  # smaller batches are `fitting_batch`'s to find
     except PredictorError as error:  # it runs a made-up tile, and not this one: another runtime may
         failure = error
     choice = choose_program(model, probes)
     if choice.spec != kept:
-        predictor.close()
-        predictor = load_predictor(choice.spec)
-    elif failure is not None:
+        loaded.models.discard(predictor)
+        return replace(loaded, model=choice.spec, predictor=loaded.models.load(choice.spec)), choice.notes()
+    if failure is not None:
         raise failure
-    return choice.spec, predictor, choice.notes()
+    return replace(loaded, model=choice.spec), choice.notes()
 
 
 def _refuse_hopeless(predictor: Predictor, options: RunOptions, workers: int) -> None:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from wsi_kernels import count_labels, halve_majority, halve_mean
 
 from wsi_seg.engine.receipt import Receipt, ShardRecord
-from wsi_seg.engine.stopping import check_stop
 from wsi_seg.geometry import Box, ceil_div
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def write_shards(
 
 def run_pyramid(session: Session, key: TaskKey) -> Receipt:
     """Make the levels of a tier above the blocks from the level below, read back from the store."""
-    check_stop(session.stop)
+    session.checkpoint()
     started = perf_counter()
     layout = session.job.plan.layout
     level, box = key.tier * layout.depth, layout.task_box(key.tier, key.row, key.column)

@@ -1,25 +1,18 @@
-"""Runs the task graph on Dask: threads of this process, or the workers of a cluster.
+"""Runs the task graph of one slide on Dask, in threads of this process.
 
-Owns order, dependencies and back-pressure. Knows tasks by key only; what a task does is a function it is given.
+Owns order and dependencies. Knows tasks by key only; what a task does is a function it is given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from itertools import islice
 from threading import Event
 from typing import Any
 
-from wsi_seg.engine.job import RunJob, TaskKey
+from wsi_seg.engine.job import TaskKey
 from wsi_seg.engine.receipt import Receipt
-from wsi_seg.engine.stopping import check_stop
-from wsi_seg.errors import UsageError
 from wsi_seg.geometry import PyramidLayout
-
-WINDOW_PER_THREAD = 3
-"""Futures in flight per worker thread: enough to keep it fed, few enough to hold back (RELIABILITY §2)."""
 
 
 def all_tasks(layout: PyramidLayout) -> Iterator[TaskKey]:
@@ -63,60 +56,3 @@ def _graph(
         below = [TaskKey(key.tier - 1, *child) for child in children]
         graph[name] = (after, key, [names[child] for child in below if child in names])
     return graph, list(names.values())
-
-
-def run_on_cluster(
-    client: Any, job: RunJob, todo: Iterable[TaskKey], work: Callable[[RunJob, TaskKey], Receipt], stop: Event
-) -> Iterator[Receipt]:
-    """Run `todo` on a `distributed.Client`, yielding receipts as they come.
-
-    A sliding window of futures is the back-pressure; a tier begins when the one below is done.
-    """
-    tiers: dict[int, list[TaskKey]] = {}
-    for key in todo:
-        tiers.setdefault(key.tier, []).append(key)
-    for tier in sorted(tiers):
-        yield from _run_window(client, job, tiers[tier], work, stop)
-
-
-def _run_window(
-    client: Any, job: RunJob, keys: list[TaskKey], work: Callable[[RunJob, TaskKey], Receipt], stop: Event
-) -> Iterator[Receipt]:
-    from distributed import as_completed
-
-    waiting = iter(keys)
-    window = WINDOW_PER_THREAD * max(1, sum(client.nthreads().values()))
-
-    def submitted(n: int) -> list[Any]:
-        # Impure: a future must never be answered from a result the scheduler remembers of another run.
-        return [client.submit(work, job, key, pure=False, retries=2) for key in islice(waiting, n)]
-
-    live = set(submitted(window))
-    running = as_completed(live)
-    try:
-        for future in running:
-            live.discard(future)
-            yield future.result()
-            check_stop(stop)
-            for successor in submitted(1):
-                live.add(successor)
-                running.add(successor)
-    finally:
-        client.cancel(list(live))
-
-
-@contextmanager
-def connect(address: str) -> Iterator[Any]:
-    """A `distributed.Client` of the scheduler at `address`. Raises UsageError where none answers."""
-    from distributed import Client
-
-    try:
-        client = Client(address, timeout=10)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise UsageError(
-            f"no Dask scheduler at {address}: {error}", remedy="start one with `dask scheduler`"
-        ) from error
-    with client:
-        if not client.nthreads():
-            client.wait_for_workers(1, timeout=60)
-        yield client

@@ -7,9 +7,8 @@ needs nothing else.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,11 +17,16 @@ from numpy.typing import NDArray
 from wsi_seg.engine.edge_cache import EdgeCache
 from wsi_seg.engine.events import Listener, Note, ignore
 from wsi_seg.engine.job import RunJob, TaskKey
+from wsi_seg.engine.models import Models
 from wsi_seg.engine.predicting import Predicting
 from wsi_seg.engine.receipt import Receipt
+from wsi_seg.engine.stopping import check_stop
 from wsi_seg.engine.sums import open_blend
+from wsi_seg.engine.tolerance import without_folder
+from wsi_seg.engine.versions import deciding_versions
 from wsi_seg.errors import RunMismatchError
 from wsi_seg.geometry import Box, ceil_div
+from wsi_seg.output.status import TileStatus
 
 if TYPE_CHECKING:
     from wsi_seg.infer import Predictor
@@ -30,6 +34,11 @@ if TYPE_CHECKING:
 
 MAX_FAILURE_TEXTS = 20
 """Tile failures told in words, per block; the statuses count them all."""
+
+
+TileKey = tuple[int, int]
+Trial = Callable[[str, Sequence[TileKey]], None]
+"""Called with `read` or `predict` and the tiles concerned."""
 
 
 class Session:
@@ -64,8 +73,36 @@ class Session:
         self.edges = EdgeCache(job.plan.memory.edge_cache_bytes if self.shares_edges else 0)
         self.label_dtype = np.dtype(np.uint8 if job.result.not_analysed == 255 else np.uint16)
         self._weights = lru_cache(maxsize=None)(self._make_weights)
+        self.condemned: dict[TileKey, TileStatus] = {}
+        """Tiles that are not tried: they end the process that does."""
+        self.pulse: Callable[[], None] = lambda: None
+        """Called whenever the work has got a little further."""
+        self.trial: Trial | None = None
+        """Hears which tiles are about to be tried; tiles are then tried one at a time."""
         self._failures = threading.local()
         self._notes = threading.local()
+
+    def checkpoint(self) -> None:
+        """The work has got further and may be stopped here. Raises RunStopped."""
+        self.pulse()
+        check_stop(self.stop)
+
+    def condemn(self, tiles: Mapping[TileKey, TileStatus]) -> None:
+        """Leave tiles out from now on, with the status that each is to have."""
+        if tiles:
+            self.condemned = {**self.condemned, **tiles}  # a new one: other threads may be looking through the old
+
+    def try_singly(self, trial: Trial) -> None:
+        """From now on announce every tile to `trial` before it is read and before it is predicted, and share none."""
+        self.trial, self.shares_edges = trial, False
+
+    def is_careful(self, box: Box) -> bool:
+        """Whether tiles in `box`, canvas px, are to be read one by one: one among or next to them is condemned."""
+        grid = self.job.plan.grid
+        if self.trial is not None:
+            return True
+        near = box.grown(grid.tile)
+        return any(not grid.tile_box(*key).intersect(near).is_empty for key in self.condemned)
 
     @property
     def n_channels(self) -> int:
@@ -111,7 +148,7 @@ class Session:
         """Remember why a tile failed, for the receipt of the block this thread works on."""
         texts = self._texts()
         if len(texts) < MAX_FAILURE_TEXTS:
-            texts.append(f"tile {key[0]},{key[1]}: {error}")
+            texts.append(f"tile {key[0]},{key[1]}: {without_folder(str(error), self.slide)}")
 
     def take_failures(self) -> tuple[str, ...]:
         """What `log_failure` heard from this thread since the last call."""
@@ -162,32 +199,14 @@ def run_task(session: Session, key: TaskKey) -> Receipt:
     return run_pyramid(session, key)
 
 
-SessionKey = tuple[str, Path, int]
-"""(run id, folder, block): runs of one identity may differ in where they write and in how they cut."""
-
-_worker_sessions: dict[SessionKey, Session] = {}
-_worker_lock = threading.Lock()
-
-
-def run_task_on_worker(job: RunJob, key: TaskKey) -> Receipt:
-    """`run_task` in a worker process, which opens the slide and loads the model at its first task of a run.
+def session_for(job: RunJob, models: Models, listener: Listener, stop: threading.Event) -> Session:
+    """A session of a run that was planned elsewhere.
 
     Raises RunMismatchError where slide or model are not here what they were where the run was planned.
     """
-    name = (job.run_id, job.folder, job.plan.layout.block)
-    with _worker_lock:
-        session = _worker_sessions.get(name)
-        if session is None:
-            # Let go of, not closed: another thread may be in the middle of a task of that run.
-            _worker_sessions.clear()
-            session = _worker_sessions[name] = _worker_session(job)
-    return run_task(session, key)
+    from wsi_seg.infer import member_cards, model_sha256
 
-
-def _worker_session(job: RunJob) -> Session:
-    from wsi_seg.infer import load_predictor, member_cards, model_sha256
-
-    predictor, program = load_predictor(job.model), job.plan.program
+    predictor, program = models.load(job.model), job.plan.program
     checks = {
         "slide": (job.slide.fingerprint(), job.plan.slide.fingerprint),
         "model": (model_sha256(job.model), program.sha256),
@@ -196,12 +215,13 @@ def _worker_session(job: RunJob) -> Session:
         "runtime": (predictor.facts.runtime, program.runtime),
         "device": (predictor.facts.device, program.device),
         "precision": (predictor.facts.precision, program.precision),
+        "versions of libraries": (deciding_versions(predictor.facts.runtime), program.libraries),
     }
     if differing := [name for name, (here, planned) in checks.items() if here != planned]:
-        predictor.close()
+        models.discard(predictor)
         raise RunMismatchError(
             f"{', '.join(differing)} of this worker differ from what run {job.run_id[:12]} was planned with",
             rule="every worker reads the same slide and runs the same model",
             remedy="compare the files, and what is installed, on the machines of the cluster",
         )
-    return Session(job, predictor)
+    return Session(job, predictor, listener=listener, stop=stop)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import Event
 from time import perf_counter
@@ -21,19 +20,17 @@ from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.receipt import Receipt, WorkDone
 from wsi_seg.engine.report import RunReport
 from wsi_seg.engine.stopping import check_stop
+from wsi_seg.engine.versions import REPORTED, versions_of
 from wsi_seg.engine.warm_up import peak_bytes
 from wsi_seg.errors import OutputExistsError, UsageError
 
 if TYPE_CHECKING:
-    from wsi_seg.engine.prepare import Prepared
+    from wsi_seg.engine.prepare import Planned
     from wsi_seg.output.label_store import Result
     from wsi_seg.output.result_spec import ResultSpec, Thumbnail
     from wsi_seg.output.run_directory import RunDirectory
     from wsi_seg.output.summary import Summary
     from wsi_seg.slide import Slide
-
-REPORTED = ("wsi-seg", "numpy", "numba", "zarr", "openslide-python", "tifffile", "imagecodecs", "simplejpeg", "dask")
-"""Libraries whose versions the summary states, besides the runtime's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +67,8 @@ class Target:
 
     def check(self) -> None:
         """Refuse what can be refused before any work. Raises OutputExistsError, UsageError."""
+        from wsi_seg.output.run_directory import refuse_held
+
         if not self.out.absolute().parent.is_dir():
             raise UsageError(f"--out {self.out}: its folder does not exist", remedy="make the folder first")
         if self.out.exists() and not self.overwrite:
@@ -78,6 +77,7 @@ class Target:
             )
         if self.tiff and self.out.exists():
             self._check_ours()
+        refuse_held(self.store)
 
     def _check_ours(self) -> None:
         """Never replace a slide, or any TIFF that is not a label map of ours."""
@@ -112,14 +112,29 @@ class Target:
             device=program["device"].split()[0].lower() if options.device == "auto" else options.device,
         )
 
-    def commit(self, run: RunDirectory, spec: ResultSpec, prepared: Prepared, work: WorkDone, stop: Event) -> RunReport:
+    def finished(self) -> RunReport | None:
+        """The report of the finished result that is there; None where none is, or where it cannot be read."""
+        from wsi_seg.output.summary import Summary
+
+        folder = self.out if not self.tiff else None
+        summary = self.out / "summary.json" if folder else self._companion("summary.json")
+        picture = self.out / "overview.png" if folder else self._companion("overview.png")
+        if not self.out.exists():
+            return None
+        try:
+            told = Summary.from_json(summary.read_bytes())
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        return RunReport(self.out, picture, told, told.notes)
+
+    def commit(self, run: RunDirectory, spec: ResultSpec, planned: Planned, work: WorkDone, stop: Event) -> RunReport:
         """Write companions and metadata and give the result its name; a long copy looks at `stop`."""
         from wsi_seg.output.commit import commit_run
         from wsi_seg.output.label_store import open_result
 
         tiles = _statuses(work.receipts, spec)
-        thumbnail = _thumbnail(prepared)
-        summary = _summary(spec, prepared, work, tiles)
+        thumbnail = _thumbnail(planned)
+        summary = _summary(spec, planned, work, tiles)
         picture = _overview(open_result(run.path, partial=True), spec, thumbnail, summary)
         if self.tiff:
             self._commit_tiff(run, spec, (summary, picture), stop)
@@ -171,17 +186,17 @@ def _statuses(receipts: Sequence[Receipt], spec: ResultSpec) -> NDArray[np.uint8
     return tiles
 
 
-def _thumbnail(prepared: Prepared) -> Thumbnail:
+def _thumbnail(planned: Planned) -> Thumbnail:
     from wsi_seg.output.result_spec import Thumbnail
 
-    plan = prepared.plan
+    plan = planned.plan
     assert plan.slide.l0_mpp is not None
-    height, width = prepared.thumbnail.shape[:2]
+    height, width = planned.thumbnail.shape[:2]
     l0_height, l0_width = plan.slide.l0_size
-    return Thumbnail(prepared.thumbnail, plan.slide.l0_mpp.scaled(l0_height / height, l0_width / width))
+    return Thumbnail(planned.thumbnail, plan.slide.l0_mpp.scaled(l0_height / height, l0_width / width))
 
 
-def _summary(spec: ResultSpec, prepared: Prepared, work: WorkDone, tiles: NDArray[np.uint8]) -> Summary:
+def _summary(spec: ResultSpec, planned: Planned, work: WorkDone, tiles: NDArray[np.uint8]) -> Summary:
     from wsi_seg.output.summary import Performance, make_summary
 
     blocks = [receipt for receipt in work.receipts if receipt.tier == 0]
@@ -200,34 +215,29 @@ def _summary(spec: ResultSpec, prepared: Prepared, work: WorkDone, tiles: NDArra
     )
     return make_summary(
         spec,
-        prepared.plan.run_id,
+        planned.plan.run_id,
         [sum(column) for column in zip(*(receipt.counts for receipt in blocks), strict=True)],
         tiles,
-        tissue_mm2=prepared.plan.tissue_mm2,
-        model=_model_facts(prepared),
-        versions={name: _version(name) for name in (*REPORTED, prepared.plan.program.runtime)},
+        tissue_mm2=planned.plan.tissue_mm2,
+        model=_model_facts(planned),
+        versions=versions_of((*REPORTED, planned.plan.program.runtime)),
         performance=performance,
-        postprocessing=prepared.plan.post.to_mapping(),
+        slide_fingerprint=planned.plan.slide.fingerprint,
+        slide_sha256=planned.slide_sha256,
+        postprocessing=planned.plan.post.to_mapping(),
         problems=tuple(text for receipt in blocks for text in receipt.failures)[:20],
-        notes=tuple(dict.fromkeys((*prepared.plan.notes, *(text for receipt in blocks for text in receipt.notes)))),
+        notes=tuple(dict.fromkeys((*planned.plan.notes, *(text for receipt in blocks for text in receipt.notes)))),
     )
 
 
-def _version(distribution: str) -> str:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:  # a runtime installed under another name, such as onnxruntime-gpu
-        return "unknown"
-
-
-def _model_facts(prepared: Prepared) -> dict[str, Any]:
-    card = prepared.plan.card
+def _model_facts(planned: Planned) -> dict[str, Any]:
+    card = planned.plan.card
     return {
         "name": card.name,
         "licence": card.licence,
         "training_data": card.training_data,
         "mpp": card.mpp,
-        **prepared.plan.program.to_mapping(),
+        **planned.plan.program.to_mapping(),
     }
 
 

@@ -40,8 +40,13 @@ def readable_thumbnail(slide: Slide, longest_side: int) -> tuple[NDArray[np.uint
             return thumbnail, ()
         one = reader.n_lost == 1
         parts = "1 part of the slide cannot be read and is" if one else f"{reader.n_lost} parts cannot be read and are"
-        note = f"{parts} not analysed, the first: {reader.first_lost.what}"
+        note = f"{parts} not analysed, the first: {without_folder(reader.first_lost.what, slide)}"
         return thumbnail, (note,)
+
+
+def without_folder(text: str, slide: Slide) -> str:
+    """A text for a result, which is passed on: it says the name of the slide's file, not in which folders it lay."""
+    return text if slide.path is None else text.replace(str(slide.path), slide.path.name)
 
 
 class _TolerantReader:

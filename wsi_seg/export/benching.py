@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.card import ModelCard
+from wsi_seg.engine.warm_up import peak_bytes
 from wsi_seg.errors import CardError, ModelError
 from wsi_seg.export.tissue_tiles import draw_tiles
 from wsi_seg.infer import (
@@ -137,9 +138,9 @@ def _measured(spec: ModelSpec, tiles: NDArray[np.uint8], reference: ModelSpec | 
 
 def _timed(spec: ModelSpec, tiles: NDArray[np.uint8]) -> Trial:
     """Speed and memory, before the reference takes any."""
-    before = _high_water()
+    before = peak_bytes()
     trial = try_candidate(spec, tiles, None)
-    return replace(trial, peak_bytes=max(0, _high_water() - before))
+    return replace(trial, peak_bytes=max(0, peak_bytes() - before))
 
 
 def _compared(trial: Trial, spec: ModelSpec, tiles: NDArray[np.uint8], reference: ModelSpec) -> Trial:
@@ -171,14 +172,3 @@ def _warnings() -> Iterator[list[str]]:
     finally:
         log.removeHandler(kept)
         log.propagate = before
-
-
-def _high_water() -> int:
-    """The most memory this process has held, bytes; of the process itself, not of what it was forked from."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-    except (OSError, StopIteration, ValueError):
-        import psutil
-
-        return int(psutil.Process().memory_info().rss)

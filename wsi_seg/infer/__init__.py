@@ -8,6 +8,8 @@ Everything the engine needs is named here. Importing this package imports no run
 one it needs.
 """
 
+import sys
+
 from wsi_seg.infer.choice import Choice, choose_program
 from wsi_seg.infer.combined.augmentation import Augmentation, parse_scales
 from wsi_seg.infer.device.lanes import default_batch
@@ -18,6 +20,10 @@ from wsi_seg.infer.notes import model_notes
 from wsi_seg.infer.parity import Agreement, agreement
 from wsi_seg.infer.probing import batch_independent, measure_halo, measure_output_stride
 from wsi_seg.infer.protocol import CardOverrides, Member, ModelSpec, Predictor, RuntimeFacts
+
+# Importing `openvino` starts a process that tells Google Analytics. Without this package it uses a stand-in that tells
+# nobody. Who has imported it before has decided for themselves.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 __all__ = [
     "Agreement",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsi_seg.card import ModelCard
+from wsi_seg.card import MAX_CARD_CHARACTERS, ModelCard
 from wsi_seg.errors import CardError, ModelLoadError
 from wsi_seg.infer.protocol import CardOverrides, Port, Signature
 
@@ -188,13 +188,32 @@ def _card_files(beside: Path) -> tuple[Path, Path]:
     return beside.with_name(beside.name + ".card.json"), beside.with_name("card.json")
 
 
+def _check_place(card: Path, beside: Path) -> None:
+    """Refuse a card that is a link out of the model's folder; where the program is a link, both may lead to one place.
+
+    So lie models in the caches of model hubs. Raises CardError.
+    """
+    place = card.resolve().parent
+    if place not in (card.parent.resolve(), beside.resolve().parent):
+        raise CardError(
+            f"card {card} is a link to {card.resolve()}",
+            rule="a card lies in the folder of its program",
+            remedy="copy it there",
+        )
+
+
 def _card_file(beside: Path) -> tuple[str | None, str]:
     for path in _card_files(beside):
         if path.is_file():
+            _check_place(path, beside)
             try:
+                if (n_bytes := path.stat().st_size) > 4 * MAX_CARD_CHARACTERS:
+                    rule, remedy = f"at most {MAX_CARD_CHARACTERS} characters", "give the model's own card"
+                    raise CardError(f"card {path} has {n_bytes} bytes", rule=rule, remedy=remedy)
                 return path.read_text(encoding="utf-8"), str(path)
             except (OSError, UnicodeDecodeError) as error:
-                raise CardError(f"card {path} cannot be read: {error}") from error
+                rule, remedy = "a card is a text file in UTF-8", "check the file and its permissions"
+                raise CardError(f"card {path} cannot be read: {error}", rule=rule, remedy=remedy) from error
     return None, str(beside)
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
+import sys
+import sysconfig
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,11 +81,13 @@ def locate(spec: ModelSpec) -> Location:
             f"model {spec.model!r}",
             rule=f"a model is one of {', '.join(builtin)}, a file {' '.join(_KINDS)}, the folder of a training, "
             "or module:factory",
+            remedy="`wsi-seg models` lists those that come with it",
         )
     if not path.is_file():
-        remedy = "is the training in it finished?" if path.name == _RUN_PROGRAM and path.parent.is_dir() else ""
+        of_training = path.name == _RUN_PROGRAM and path.parent.is_dir()
+        remedy = "is the training in it finished?" if of_training else "check the path"
         what = f"model file {path} does not exist" if not path.exists() else f"{path} is not a file"
-        raise ModelLoadError(what, remedy=remedy)
+        raise ModelLoadError(what, rule="a model is a file that is there", remedy=remedy)
     return _with_runtimes(spec, kind, path)
 
 
@@ -163,7 +167,8 @@ def file_sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ModelLoadError(f"cannot read {path}: {error.strerror}") from error
+        rule, remedy = "a model is a file that can be read", "check the path and its permissions"
+        raise ModelLoadError(f"cannot read {path}: {error.strerror}", rule=rule, remedy=remedy) from error
 
 
 def _with_runtimes(spec: ModelSpec, kind: str, path: Path) -> Location:
@@ -174,16 +179,37 @@ def _with_runtimes(spec: ModelSpec, kind: str, path: Path) -> Location:
             remedy="leave --runtime auto, or export the model to another format",
         )  # fmt: skip
     if spec.weights is not None and kind != "factory":
-        raise ModelLoadError(f"weights {spec.weights} for {spec.model}", rule="only module:factory takes weights")
+        raise ModelLoadError(
+            f"weights {spec.weights} for {spec.model}", rule="only module:factory takes weights",
+            remedy="leave --weights out: the program holds its own",
+        )  # fmt: skip
+    if spec.weights is not None and not Path(spec.weights).is_file():
+        raise ModelLoadError(f"weights {spec.weights}", rule="weights are a file, safetensors", remedy="check the path")
     program, original = path, None
     if kind == "onnx" and spec.precision in STORED and (stored := variant_path(path, spec.precision)).is_file():
         program, original = stored, path
     return Location(kind, program, able if spec.runtime == "auto" else (spec.runtime,), spec.model, original)
 
 
+def _is_pythons_own(package: str) -> bool:
+    """Whether a package is of the standard library; a file of the user's that hides one is the user's."""
+    if package not in sys.stdlib_module_names and package != "builtins":
+        return False
+    found = importlib.util.find_spec(package)  # imports nothing: it has no dots
+    if found is None or found.origin is None or not Path(found.origin).is_file():
+        return True
+    return Path(found.origin).resolve().is_relative_to(Path(sysconfig.get_path("stdlib")).resolve())
+
+
 def _module_file(module: str) -> Path:
     """The source file of an importable module. Importing its packages, if it lies in one, runs their code."""
     remedy = f"start Python where `import {module}` works: PYTHONPATH=FOLDER wsi-seg …, FOLDER holding the module"
+    if _is_pythons_own(module.partition(".")[0]):
+        raise ModelLoadError(
+            f"module {module!r} is part of Python",
+            rule="module:factory names a module of yours; calling what comes with Python could do anything",
+            remedy="if yours has the same name, rename it",
+        )
     if module.endswith(".py"):
         remedy = f"name the module without its suffix: {module.removesuffix('.py')}; {remedy.replace('.py', '')}"
     try:

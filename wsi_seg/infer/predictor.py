@@ -185,7 +185,7 @@ def checked(output: NDArray[np.floating[Any]], shape: tuple[int, ...], card: Mod
         raise PredictorError(
             f"model {card.name!r} gave values {low:.4g} … {high:.4g}",
             rule="probabilities lie in [0, 1]" if finite else "probabilities are finite",
-            remedy=_activation_remedy(shape[1]) if finite else "",
+            remedy=_activation_remedy(shape[1]) if finite else "fetch it, or export the model, again",
         )
     if low < 0 or high > 1:
         result = np.clip(result, 0, 1, out=result if result.flags.writeable else None)

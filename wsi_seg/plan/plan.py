@@ -115,6 +115,7 @@ class Plan:
                 "members": [_card_identity(card) for card in self.program.members],
                 "augmentation": self.program.augmentation,
             },
+            "libraries": dict(self.program.libraries),
             "scale": self.scale.to_mapping(),
             "grid": self.grid.to_mapping(),
             "batch": self.batch,

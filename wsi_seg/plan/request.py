@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +61,8 @@ class ProgramFacts:
     """The copies of a tile whose predictions are averaged, in words."""
     members: tuple[ModelCard, ...] = ()
     """Cards of the models of an ensemble; empty for a single model."""
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    """Versions of what decodes and predicts, by name."""
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -72,6 +75,7 @@ class ProgramFacts:
             "halo": self.halo,
             "batch_independent": self.batch_independent,
             "augmentation": self.augmentation,
+            "libraries": dict(self.libraries),
             "members": [card.name for card in self.members],
         }
 

@@ -20,6 +20,8 @@ from wsi_seg.geojson import GeoJson
 from wsi_seg.geometry import Box
 from wsi_seg.plan.scale import Scale
 
+MAX_ROI_BYTES = 32 << 20
+"""Of a file of regions: half a million points, or more."""
 MAX_AREA_CHANGE = 0.01
 """A repair that changes a polygon's area by more than this share is refused: the drawing is ambiguous."""
 
@@ -104,7 +106,7 @@ def read_roi(path: Path, l0_bounds: Box, l0_origin: tuple[float, float] | None =
     origin = (float(l0_bounds.y0), float(l0_bounds.x0)) if l0_origin is None else l0_origin
     notes: list[str] = []
     shapes = []
-    for feature in GeoJson(RoiError, "regions", _REMEDY).read(path):
+    for feature in GeoJson(RoiError, "regions", _REMEDY, MAX_ROI_BYTES).read(path):
         for rings in feature.polygons:
             shapes.append(_sound(feature.name, rings, notes))
     if not shapes:

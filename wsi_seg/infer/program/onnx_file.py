@@ -26,6 +26,7 @@ _TILE_WIDE = frozenset({
     "InstanceNormalization", "GroupNormalization", "MeanVarianceNormalization", "GlobalAveragePool", "GlobalMaxPool",
     "GlobalLpPool",
 })  # fmt: skip
+_WHOLE, _AGAIN = "an ONNX file is one whole protobuf message with a graph", "fetch it, or export the model, again"
 _SMALL_VALUES = 1024
 """A tensor of up to so many values may be a shape, a scale or a list of axes, which decide the shapes in a graph."""
 _SPATIAL = ({2, 3}, {-2, -1}, {1, 2}, {-3, -2})
@@ -112,7 +113,11 @@ def _one_error(path: Path) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-        raise ModelLoadError(f"{path} is damaged ({error!r})", remedy="fetch it, or export the model, again") from error
+        raise ModelLoadError(
+            f"{path} is damaged ({error!r})",
+            rule="names are text, and sizes are those of what is there",
+            remedy="fetch it, or export the model, again",
+        ) from error
 
 
 def _parse(path: Path) -> Any:
@@ -124,9 +129,9 @@ def _parse(path: Path) -> Any:
     except OSError as error:
         raise ModelLoadError(f"cannot read {path}: {error.strerror}") from error
     except Exception as error:  # protobuf raises its own DecodeError, or ValueError, by version
-        raise ModelLoadError(f"{path} is not an ONNX file ({error})", remedy="export the model again") from error
+        raise ModelLoadError(f"{path} is not an ONNX file ({error})", rule=_WHOLE, remedy=_AGAIN) from error
     if not model.graph.node:
-        raise ModelLoadError(f"{path} is not an ONNX file: it holds no graph", remedy="export the model again")
+        raise ModelLoadError(f"{path} is not an ONNX file: it holds no graph", rule=_WHOLE, remedy=_AGAIN)
     return model
 
 

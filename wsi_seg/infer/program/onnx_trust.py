@@ -5,12 +5,12 @@ Owns these refusals, made before a runtime sees the file. Works on a parsed file
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from onnx import TensorProto, helper
+from onnx import TensorProto, defs, helper
 
 from wsi_seg.errors import ModelLoadError
 
@@ -19,6 +19,7 @@ MAX_BYTES = 2**31 - 1
 
 _STANDARD = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 """Domains whose operators are built into the runtimes; `com.microsoft` only into ONNX Runtime."""
+_ONNX = ("", "ai.onnx")
 _PACKED_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
 _TYPED_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
 
@@ -48,6 +49,29 @@ def check_trust(path: Path, model: Any) -> None:
         )
     for tensor in _tensors(model):
         _check_tensor(path, tensor)
+    versions = [entry.version for entry in model.opset_import if entry.domain in _ONNX]
+    for node in _graph_nodes(model.graph.node):
+        if node.domain in _ONNX and len(versions) == 1:
+            _check_edges(path, node, versions[0])
+
+
+def _check_edges(path: Path, node: Any, version: int) -> None:
+    """Refuse a node that lacks an input it needs: OpenVINO 2026.4 ends the process on some (Conv without weights)."""
+    try:
+        schema = defs.get_schema(node.op_type, version, "")
+    except defs.SchemaError:  # the runtime says that it does not know it
+        return
+    needed = [i for i, port in enumerate(schema.inputs) if port.option == defs.OpSchema.FormalParameterOption.Single]
+    absent = [schema.inputs[i].name for i in needed if i >= len(node.input) or not node.input[i]]
+    sizes = f"{len(node.input)} inputs and {len(node.output)} outputs"
+    fits = len(node.input) <= schema.max_input and schema.min_output <= len(node.output) <= schema.max_output
+    if absent or not fits:
+        raise ModelLoadError(
+            f"operator {node.op_type} {node.name!r} of {path} has {sizes}"
+            + (f", and lacks {', '.join(absent)}" if absent else ""),
+            rule=f"as opset {version} says of it",
+            remedy="the file is damaged; export or fetch it again",
+        )
 
 
 def external_files(path: Path, model: Any) -> list[Path]:
@@ -77,19 +101,34 @@ def external_values(path: Path, tensor: Any) -> bytes:
 
 
 def _place(tensor: Any) -> dict[str, str]:
-    return {entry.key: entry.value for entry in tensor.external_data}
+    """Where values lie, by key. Raises ValueError where a key is there twice: readers differ in which one they take."""
+    place = {entry.key: entry.value for entry in tensor.external_data}
+    if len(place) != len(tensor.external_data):
+        raise ValueError(f"tensor {tensor.name!r} says twice where its values lie")
+    return place
 
 
 def _inside(path: Path, location: str) -> Path:
     target = path.parent / location
-    inside = location and not Path(location).is_absolute()  # `..` and links do not survive resolve() below
-    if not inside or target.resolve() != path.parent.resolve() / location or not target.is_file():
+    if not _is_inside(path.parent, location):
         raise ModelLoadError(
-            f"{path} keeps weights in {location!r}",
+            f"{path} keeps weights in {location[:200]!r}",
             rule="external data is a plain file in the folder of the program",
             remedy="copy it there, or save the model as one file",
         )
     return target
+
+
+def _is_inside(folder: Path, location: str) -> bool:
+    """Whether a location is a plain file in a folder; `..` and links do not survive `resolve`."""
+    # Runtimes take a name that begins so for an address in their own memory, whatever lies on the disk.
+    if not location or location.startswith("*") or Path(location).is_absolute():
+        return False
+    try:
+        target = folder / location
+        return target.resolve() == folder.resolve() / location and target.is_file()
+    except (OSError, ValueError):  # no name that a file can have
+        return False
 
 
 def _check_tensor(path: Path, tensor: Any) -> None:
@@ -142,7 +181,12 @@ def _external_bytes(path: Path, tensor: Any, expected: int) -> int:
 
 def _nodes(model: Any) -> Iterator[Any]:
     """All nodes of a file: of its graph, of the graphs inside them, and of its functions."""
-    pending = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    return _graph_nodes([*model.graph.node, *(node for function in model.functions for node in function.node)])
+
+
+def _graph_nodes(nodes: Iterable[Any]) -> Iterator[Any]:
+    """These, and all in the graphs inside them."""
+    pending = list(nodes)
     while pending:
         node = pending.pop()
         yield node

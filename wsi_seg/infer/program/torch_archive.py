@@ -13,7 +13,9 @@ from __future__ import annotations
 import io
 import json
 import re
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,13 @@ _TREE = re.compile(
 _NAME = re.compile(r"[A-Za-z0-9_.+-]*")
 _GRAMMAR = {"expr_str": _EXPRESSION, "symbol": _EXPRESSION, "in_spec": _TREE, "out_spec": _TREE, "target": _OPERATOR}
 _CARD = f"extra/{METADATA_KEY}"
+_MOST_UNPACKED, _MOST_SLACK = 4, 1 << 20
+_FILE_OPERATION = re.compile(rb"\b(?:torch|ops\.\w+)\.(?:\w*_file|save\w*|load\w*)\b")
+_BROKEN = (
+    OSError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, NotImplementedError, ValueError, EOFError, KeyError,
+    RuntimeError, struct.error,
+)  # fmt: skip
+"""What damaged or encrypted archives raise."""
 
 
 def read_clean_archive(path: Path) -> tuple[io.BytesIO, str | None]:
@@ -52,19 +61,73 @@ def read_clean_archive(path: Path) -> tuple[io.BytesIO, str | None]:
             return _clean(source, path)
     except ModelLoadError:  # is an OSError
         raise
-    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, KeyError) as error:
+    except (*_BROKEN, RecursionError) as error:
         raise ModelLoadError(
-            f"{path} is not a torch.export archive: {error}", remedy="export the model again"
+            f"{path} is not a torch.export archive: {error}",
+            rule="a .pt2 file is what torch.export.save writes",
+            remedy="export the model again",
         ) from error
+
+
+def read_clean_script(path: Path) -> io.BytesIO:
+    """A copy of a TorchScript archive whose code touches no file.
+
+    Code of an archive runs while it is loaded (`__setstate__`), so that it is looked at before. Raises ModelLoadError.
+    """
+    try:
+        with zipfile.ZipFile(path) as source:
+            return _clean_script(source, path)
+    except ModelLoadError:
+        raise
+    except _BROKEN as error:
+        raise ModelLoadError(
+            f"{path} is not a TorchScript program: {error}",
+            rule="a .pt or .ts file is what torch.jit.save writes",
+            remedy="weights alone need their architecture: --model module:factory --weights file.safetensors",
+        ) from error
+
+
+def _clean_script(source: zipfile.ZipFile, path: Path) -> io.BytesIO:
+    _check_sizes(source, path)
+    copy = io.BytesIO()
+    with zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as target:
+        for name in source.namelist():
+            content, inner = source.read(name), name.partition("/")[2]
+            if inner == "model.json":  # of an older form, which another reader would take
+                raise ValueError("its form is of torch 1.0")
+            if inner.startswith("code/") and (used := _FILE_OPERATION.search(content)):
+                raise ModelLoadError(
+                    f"{path} uses {used[0].decode(errors='replace')} in {name}",
+                    rule="a program must not touch files",
+                    remedy="export the model to ONNX",
+                )
+            target.writestr(name, content)
+    if not any("/code/" in name for name in source.namelist()):
+        raise ValueError("it holds no code")
+    copy.seek(0)
+    return copy
+
+
+def _check_sizes(source: zipfile.ZipFile, path: Path) -> None:
+    """Refuse what would unpack to far more than the file. Raises ModelLoadError, ValueError."""
+    if len(source.namelist()) != len(set(source.namelist())):
+        raise ValueError("it holds two files of one name")
+    unpacked, packed = sum(entry.file_size for entry in source.infolist()), path.stat().st_size
+    if unpacked > _MOST_UNPACKED * packed + _MOST_SLACK:
+        raise ModelLoadError(
+            f"{path} has {packed} bytes and unpacks to {unpacked}",
+            rule=f"torch packs nothing; at most {_MOST_UNPACKED} times the size is taken",
+            remedy="export the model again",
+        )
 
 
 def _clean(source: zipfile.ZipFile, path: Path) -> tuple[io.BytesIO, str | None]:
     card = None
     copy = io.BytesIO()
-    if len(source.namelist()) != len(set(source.namelist())):
-        raise ValueError("it holds two files of one name")
+    _check_sizes(source, path)
+    copied = source.namelist()
     with zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as target:
-        for name in source.namelist():
+        for name in copied:
             root, _, inner = name.partition("/")
             if inner == _CARD:
                 card = source.read(name).decode()
@@ -78,6 +141,8 @@ def _clean(source: zipfile.ZipFile, path: Path) -> tuple[io.BytesIO, str | None]
             target.writestr(name, content)
             if inner == "models/model.json":
                 target.writestr(f"{root}/{_SAMPLES}", b"")
+    if not any(name.endswith("/models/model.json") for name in copied):
+        raise ValueError("it holds no program")
     copy.seek(0)
     return copy, card
 

@@ -45,7 +45,7 @@ _REMEDIES = {
     _CUDA: "it needs CUDA and cuDNN: pip install 'onnxruntime-gpu[cuda,cudnn]'",
     _TENSORRT: "it needs TensorRT in the version that this onnxruntime-gpu was built for, see pip install tensorrt; "
     "programs that TensorRT cannot take whole run with --runtime onnxruntime",
-    _CPU: "",
+    _CPU: "export the model again; it may run with --runtime openvino",
 }
 
 
@@ -178,7 +178,11 @@ def make_session(program: Path | bytes, asked: tuple[ModelSpec, str], options: d
             source, _settings(spec, wanted, name), providers=[(wanted, options)], enable_fallback=0
         )
     except Exception as error:  # onnxruntime's exceptions share no base but Exception
-        raise ModelLoadError(f"ONNX Runtime cannot read {name}: {error}", remedy=_REMEDIES[wanted]) from error
+        raise ModelLoadError(
+            f"ONNX Runtime cannot read {name}: {error}",
+            rule="a program is whole, and of operations that the runtime knows",
+            remedy=_REMEDIES[wanted],
+        ) from error
     if session.get_providers()[0] != wanted:
         raise ModelLoadError(
             f"ONNX Runtime runs {name} on {session.get_providers()[0]}", rule=f"not on {wanted}",

@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +38,15 @@ _MAX_COMPILED = 2  # the probe's shape and the run's; each holds its own copy of
 def read_signature(path: Path) -> Signature:
     """Shapes and card of an OpenVINO IR; the card may sit in its runtime info. Raises ModelLoadError."""
     model = _read(path)
-    card = str(model.get_rt_info([METADATA_KEY]).astype(str)) if model.has_rt_info([METADATA_KEY]) else None
-    return Signature(
-        input_shape=_dims(model.input(0)),
-        input_type=_element(model.input(0)),
-        card_json=card,
-        outputs=tuple(_port(output) for output in model.outputs),
-        tile_wide=tuple(sorted({node.get_type_name() for node in model.get_ops() if _is_tile_wide(node)})),
-    )
+    with _one_error(path):
+        card = str(model.get_rt_info([METADATA_KEY]).astype(str)) if model.has_rt_info([METADATA_KEY]) else None
+        return Signature(
+            input_shape=_dims(model.input(0)),
+            input_type=_element(model.input(0)),
+            card_json=card,
+            outputs=tuple(_port(output) for output in model.outputs),
+            tile_wide=tuple(sorted({node.get_type_name() for node in model.get_ops() if _is_tile_wide(node)})),
+        )
 
 
 def has_native_bf16() -> bool:
@@ -57,7 +60,8 @@ class OpenvinoProgram:
     def __init__(self, path: Path, card: ModelCard, spec: ModelSpec) -> None:
         self._core = ov.Core()
         self._name = str(path)
-        self._model = _from_pixels(_with_output(_read(path), card), card, self._name)
+        with _one_error(path):
+            self._model = _from_pixels(_with_output(_read(path), card), card, self._name)
         self._precision = "bf16" if spec.precision == "bf16" else card.precision
         if self._precision == "bf16" and not has_native_bf16():
             _LOG.warning("this CPU has no bf16 instructions: OpenVINO emulates them; --precision fp32 may be faster")
@@ -119,6 +123,19 @@ class OpenvinoProgram:
             return self._compiled[shape]
 
 
+@contextmanager
+def _one_error(path: Path) -> Iterator[None]:
+    """What OpenVINO makes of a program that is damaged, or that it does not know, as one error of ours."""
+    try:
+        yield
+    except (RuntimeError, LookupError, ValueError, TypeError) as error:  # a damaged file in the message is ValueError
+        raise ModelLoadError(
+            f"OpenVINO cannot read {path}: {_reason(error)}",
+            rule="a program is whole, and of operations that the runtime knows",
+            remedy="export the model again; an ONNX file may run with --runtime onnxruntime",
+        ) from error
+
+
 def _read(path: Path) -> Any:
     weights = path.with_suffix(".bin")
     if path.suffix == ".xml" and (weights.is_symlink() or not weights.is_file()):
@@ -127,17 +144,33 @@ def _read(path: Path) -> Any:
             rule="an OpenVINO IR is two files in one folder, neither of them a link",
             remedy="copy it there",
         )
-    try:
+    if path.suffix == ".xml":
+        _expect_xml(path)
+    with _one_error(path):
         model = ov.Core().read_model(str(path))
-    except (RuntimeError, UnicodeDecodeError) as error:  # a damaged file in the message
-        raise ModelLoadError(f"OpenVINO cannot read {path}: {_reason(error)}") from error
     if len(model.inputs) != 1:
         raise ModelLoadError(
             f"{path} has {len(model.inputs)} inputs",
             rule="a segmentation model takes one image",
             remedy="export it with the others as constants inside the program",
         )
+    if not model.outputs:
+        raise ModelLoadError(
+            f"{path} has no output", rule="a segmentation model gives one value per class and px",
+            remedy="export the model again",
+        )  # fmt: skip
     return model
+
+
+def _expect_xml(path: Path) -> None:
+    """Refuse what is no XML: OpenVINO would try its readers of other frameworks' files on it. Raises ModelLoadError."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise ModelLoadError(f"cannot read {path}: {error.strerror}", rule="a file", remedy="check it") from error
+    if not start.lstrip().startswith(b"<"):
+        raise ModelLoadError(f"{path} is no XML", rule="an OpenVINO IR is XML", remedy="fetch it, or export it, again")
 
 
 def _with_output(model: Any, card: ModelCard) -> Any:
@@ -172,7 +205,9 @@ def _from_pixels(model: Any, card: ModelCard, name: str) -> Any:
         return steps.build()
     except RuntimeError as error:
         raise ModelLoadError(
-            f"{name} does not take images of layout {card.layout}: {_reason(error)}", remedy="check --layout"
+            f"{name} does not take images of layout {card.layout}: {_reason(error)}",
+            rule="a program takes one image of the layout that its card names, within this machine's memory",
+            remedy="check --layout",
         ) from error
 
 

@@ -37,7 +37,7 @@ def _factory(name: str) -> Any:
     module_name, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelLoadError(
             f"module {module_name!r} cannot be imported: {_told(error)}", rule=_RULE,
             remedy="install what it needs, or mend it, until `python -c 'import " + module_name + "'` works",
@@ -64,7 +64,7 @@ def _called(factory: Any, name: str) -> torch.nn.Module:
         module = factory()
     except WsiSegError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelLoadError(
             f"{name} raises {_told(error)}", rule=_RULE,
             remedy="make it work without arguments: write a factory that fills them in",
@@ -84,17 +84,23 @@ def _load_weights(module: torch.nn.Module, path: str, name: str) -> str | None:
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
             card: str | None = (file.metadata() or {}).get(METADATA_KEY)
     except (SafetensorError, OSError) as error:
-        raise ModelLoadError(f"{path} is not a safetensors file: {error}") from error
+        raise ModelLoadError(
+            f"{path} is not a safetensors file: {error}",
+            rule="its header and its length agree",
+            remedy="fetch it, or save the weights, again",
+        ) from error
     try:
         module.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise ModelLoadError(
-            f"{path} does not fit {name}: {_line(error)}", rule="weights are loaded strictly"
+            f"{path} does not fit {name}: {_line(error)}",
+            rule="weights are loaded strictly",
+            remedy="name the module that they are of",
         ) from error
     return card
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """An error of the user's code, and the last line of that code."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename != __file__ and not frame.filename.startswith("<frozen")]
@@ -102,6 +108,6 @@ def _told(error: Exception) -> str:
     return f"{_line(error)}{place}"
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}"[:400]

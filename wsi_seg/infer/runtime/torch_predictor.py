@@ -25,7 +25,7 @@ from wsi_seg.infer.device.lanes import GPU_LANES, Lanes
 from wsi_seg.infer.device.torch_device import Lane, device_name, open_device
 from wsi_seg.infer.location import Location
 from wsi_seg.infer.program.output_forms import output_layout
-from wsi_seg.infer.program.torch_archive import read_clean_archive
+from wsi_seg.infer.program.torch_archive import read_clean_archive, read_clean_script
 from wsi_seg.infer.protocol import ModelSpec, Port, RuntimeFacts, Signature
 from wsi_seg.infer.runtime.torch_factory import make_module
 
@@ -47,7 +47,11 @@ def open_module(location: Location, spec: ModelSpec) -> tuple[Any, Signature]:
     except WsiSegError:
         raise
     except Exception as error:  # torch raises anything from RuntimeError to KeyError on a broken file
-        raise ModelLoadError(f"torch cannot load {location.name}: {_reason(error)}") from error
+        raise ModelLoadError(
+            f"torch cannot load {location.name}: {_reason(error)}",
+            rule="a program is whole, and of this version of torch or an older one",
+            remedy="export the model again",
+        ) from error
 
 
 class TorchProgram:
@@ -218,15 +222,17 @@ def _scripted(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # old, but what many models are published as
-            module = torch.jit.load(str(path), map_location="cpu").eval()
+            module = torch.jit.load(read_clean_script(path), map_location="cpu").eval()
     except RuntimeError as error:
         raise ModelLoadError(
             f"{path} is not a TorchScript program: {_reason(error)}",
+            rule="a .pt or .ts file is what torch.jit.save writes",
             remedy="weights alone need their architecture: --model module:factory --weights file.safetensors",
         ) from error
     graph = str(getattr(module, "inlined_graph", ""))
     if used := [operation for operation in _FILE_OPERATIONS if operation + "(" in graph or operation + "[" in graph]:
-        raise ModelLoadError(f"{path} uses {', '.join(used)}", rule="a program must not touch files")
+        rule, remedy = "a program must not touch files", "export the model to ONNX"
+        raise ModelLoadError(f"{path} uses {', '.join(used)}", rule=rule, remedy=remedy)
     return module
 
 
