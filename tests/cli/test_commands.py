@@ -150,7 +150,7 @@ class TestErrors:
 
         monkeypatch.setattr("distributed.Client", refuse)
         left = wsi_seg("run", small_slide, "--out", tmp_path / "x.seg.zarr", "--scheduler", "tcp://127.0.0.1:1", "-q")
-        assert left.code == 2
+        assert left.code == 1
         assert "no Dask scheduler at tcp://127.0.0.1:1" in left.err
 
     @pytest.mark.parametrize("arguments", [("run",), ("run", "x", "--bogus"), ("bogus",), ("run", "x", "--tile", "a")])

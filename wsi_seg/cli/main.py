@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from wsi_seg import __version__
-from wsi_seg.cli import bench, evaluate, export, inspect, models, run, sample, train, verify
+from wsi_seg.cli import batch, bench, evaluate, export, inspect, models, run, sample, train, verify
 from wsi_seg.errors import WsiSegError
 
 app = typer.Typer(
@@ -24,8 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    run.run, run.plan, inspect.info, verify.verify, evaluate.evaluate, sample.sample, models.models, train.train,
-    export.export, bench.bench,
+    run.run, run.plan, batch.batch, batch.status, inspect.info, verify.verify, evaluate.evaluate, sample.sample,
+    models.models, train.train, export.export, bench.bench,
 ):  # fmt: skip
     app.command()(command)
 

@@ -9,12 +9,15 @@ from typing import Annotated
 
 import typer
 
+from wsi_seg.cli.cluster_options import scheduler_options
 from wsi_seg.cli.run_options import with_run_options
-from wsi_seg.engine.options import RunOptions
+from wsi_seg.cli.shared_options import with_options
+from wsi_seg.engine.options import RunOptions, Scheduler
 
 SlideArgument = Annotated[Path, typer.Argument(help="A whole-slide image, or an OME-Zarr folder.", show_default=False)]
 
 
+@with_options(scheduler_options, "where")
 @with_run_options
 def run(
     slide: SlideArgument,
@@ -25,9 +28,6 @@ def run(
     tiff: Annotated[
         str, typer.Option(help="For .tif results: subifd, or flat (OpenSlide then sees every level).")
     ] = "subifd",
-    scheduler: Annotated[
-        str | None, typer.Option(help="Address of a Dask scheduler; default: threads of this process.")
-    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished result.")] = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Discard a half-done result instead of resuming it.")
@@ -36,6 +36,7 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     *,
     options: RunOptions,
+    where: Scheduler | None,
 ) -> None:
     """Segment a slide.
 
@@ -49,7 +50,7 @@ def run(
 
     if tiff not in ("subifd", "flat"):
         raise UsageError(f"--tiff {tiff!r}", rule="subifd or flat")
-    asked = replace(options, scheduler=scheduler, overwrite=overwrite, restart=restart, flat_tiff=tiff == "flat")
+    asked = replace(options, scheduler=where, overwrite=overwrite, restart=restart, flat_tiff=tiff == "flat")
     with progress_bar(enabled=not (quiet or as_json)) as listener, stop_on_signals() as stop:
         report = run_slide(slide, asked, out=out, listener=listener, stop=stop)
     print(report.to_json() if as_json else report.describe())

@@ -142,6 +142,12 @@ def run_options(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Keep uint8 probabilities per class too, as the model gave them.")
     ] = False,
+    full_hash: Annotated[
+        bool,
+        typer.Option(
+            "--full-hash", help="Record a SHA-256 of the whole slide: `verify --slide` then finds any change."
+        ),
+    ] = False,
     min_object: Annotated[
         str | None,
         typer.Option(help="Remove objects below this area, um2; also CLASS=AREA, with commas."),
@@ -185,6 +191,7 @@ def run_options(
         skip_background=skip,
         roi=roi,
         probabilities=probabilities,
+        full_hash=full_hash,
         min_object=parse_areas(min_object, "--min-object"),
         fill_holes=parse_areas(fill_holes, "--fill-holes"),
         crf=crf_wishes(crf, radius_um=crf_radius, iterations=crf_iterations, colour=crf_colour, weight=crf_weight),
