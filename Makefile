@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint kernels bench clean
+.PHONY: demo test chaos lint kernels bench clean
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "$(PYTHON) is not here; try: make PYTHON=python3 $(MAKECMDGOALS)" >&2; exit 1; }
@@ -41,8 +41,11 @@ test: $(VENV)/.dev $(NODE_CLIENT)/node_modules/.installed  ## everything that gu
 	@$(MAKE) --no-print-directory --jobs=2 lint kernels
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+chaos: kernels  ## faults at many points: kill -9, full disks, power loss and more
+	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
+
 # Bytecode is kept, whatever the environment says: else both test processes rewrite the asserts of every file each time.
-test kernels: export PYTHONDONTWRITEBYTECODE :=
+test chaos kernels: export PYTHONDONTWRITEBYTECODE :=
 
 # Numba keeps what it compiled beside the sources. Two test processes would compile the same at the same time.
 kernels: $(VENV)/.dev
