@@ -30,7 +30,7 @@ FORBIDDEN_NAMES = {
 ALLOWED_MODULES = {"wsi_seg/cli/info.py"}  # named after the command it is
 
 CONFINED = {
-    "openslide": {"wsi_seg/slide/openslide_reader.py"},
+    "openslide": {"wsi_seg/slide/openslide_handle.py"},
     "safetensors": {"wsi_seg/infer/runtime/torch_factory.py", "wsi_seg/model/weights.py"},
     "torch": {
         "wsi_seg/infer/runtime/torch_predictor.py",
@@ -49,13 +49,24 @@ CONFINED = {
     "ctypes": {"wsi_seg/infer/device/cuda_driver.py"},
     "coremltools": {"wsi_seg/export/coreml_package.py"},
     "shapely": {"wsi_seg/plan/roi.py"},
-    "dask": {"wsi_seg/engine/schedule.py"},
-    "distributed": {"wsi_seg/engine/schedule.py"},
+    "dask": {
+        "wsi_seg/engine/schedule.py",
+        "wsi_seg/engine/cluster/connecting.py",
+        "wsi_seg/engine/cluster/queueing.py",
+    },
+    "distributed": {
+        "wsi_seg/engine/cluster/connecting.py",
+        "wsi_seg/engine/cluster/queueing.py",
+        "wsi_seg/engine/cluster/plugin.py",
+        "wsi_seg/engine/cluster/worker.py",
+        "wsi_seg/engine/cluster/verdict.py",
+    },
+    "dask_jobqueue": {"wsi_seg/engine/cluster/queueing.py"},
     "typer": {"wsi_seg/cli/"},
-    "rich": {"wsi_seg/cli/progress.py", "wsi_seg/cli/train_progress.py"},
+    "rich": {"wsi_seg/cli/progress.py", "wsi_seg/cli/train_progress.py", "wsi_seg/cli/batch_progress.py"},
     "matplotlib": {"wsi_seg/train/record/curves.py", "wsi_seg/evaluate/"},
     "tensorboardX": {"wsi_seg/train/record/log.py"},
-    "yaml": {"wsi_seg/train/config.py"},
+    "yaml": {"wsi_seg/train/config.py", "wsi_seg/engine/cluster/queueing.py"},
     "pydantic": {"wsi_seg/train/config.py"},
     "simplejpeg": {"wsi_seg/slide/tile_codec.py", "wsi_seg/sample/synthetic.py"},
     "imagecodecs": {"wsi_seg/slide/tile_codec.py"},
@@ -68,7 +79,7 @@ CONFINED = {
         "wsi_seg/annotation/label_map.py",
     },
     "scipy": {"wsi_seg/evaluate/surfaces.py", "wsi_seg/evaluate/objects.py"},
-    "zarr": {"wsi_seg/slide/zarr_reader.py", "wsi_seg/output/label_store.py", "wsi_seg/annotation/label_map.py"},
+    "zarr": {"wsi_seg/slide/zarr_handle.py", "wsi_seg/output/label_store.py", "wsi_seg/annotation/label_map.py"},
     "onnx": {
         "wsi_seg/infer/program/onnx_file.py",
         "wsi_seg/infer/program/onnx_trust.py",

@@ -29,6 +29,8 @@
     │   ├── CheckpointError   (OSError)            saved weights or state are unreadable or belong to another run
     │   └── DivergedError     (ArithmeticError)    the loss stays NaN or infinite
     ├── EvaluationError       (ValueError)         masks cannot be compared
+    ├── ClusterError          (RuntimeError)       scheduler or workers are lost, refuse, or cannot do a step
+    ├── BatchError            (ValueError)         the inputs or the folder of a batch are wrong
     └── RunStopped                     130 / 143   stopped by a signal; run again to resume
 
 A message says what failed with the value, then the rule, then the remedy.
@@ -166,6 +168,14 @@ class DivergedError(TrainingError, ArithmeticError):
 
 class EvaluationError(WsiSegError, ValueError):
     """Predicted and reference masks cannot be compared."""
+
+
+class ClusterError(WsiSegError, RuntimeError):
+    """Scheduler or workers are lost, refuse, or cannot do a step."""
+
+
+class BatchError(WsiSegError, ValueError):
+    """The inputs or the folder of a batch are wrong."""
 
 
 class RunStopped(WsiSegError):

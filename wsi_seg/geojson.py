@@ -38,17 +38,22 @@ class GeoJson:
     what: str
     """What its polygons are, in a message: `regions`."""
     remedy: str
+    most_bytes: int = 1 << 32
+    """Longest file that is read."""
 
     def read(self, path: Path) -> list[Feature]:
         """Every polygon of a file. Raises `error`: unreadable, not GeoJSON, or a geometry without area."""
         try:
-            content = json.loads(path.read_text(encoding="utf-8-sig"))
+            if (n_bytes := path.stat().st_size) > self.most_bytes:
+                rule = f"at most {self.most_bytes} bytes of {self.what}"
+                raise self.error(f"{path} has {n_bytes} bytes", rule=rule, remedy=self.remedy)
+            return list(self._features(json.loads(path.read_text(encoding="utf-8-sig")), path.name, {}))
         except OSError as error:
             what = f"file of {self.what} {path} cannot be read: {error.strerror}"
-            raise self.error(what, remedy="check the path") from error
+            raise self.error(what, rule="a file that exists and may be read", remedy="check the path") from error
         except (ValueError, RecursionError) as error:
-            raise self.error(f"{path} is not JSON: {error}", remedy=self.remedy) from error
-        return list(self._features(content, path.name, {}))
+            rule = f"{self.what} are GeoJSON, RFC 7946"
+            raise self.error(f"{path} is not JSON: {error}", rule=rule, remedy=self.remedy) from error
 
     def _features(self, content: Any, name: str, properties: Mapping[str, Any]) -> Iterator[Feature]:
         if isinstance(content, list):
@@ -91,5 +96,6 @@ class GeoJson:
             rule = "GeoJSON, RFC 7946"
             raise self.error(f"{name} has malformed coordinates: {error}", rule=rule, remedy=self.remedy) from error
         if ring.ndim != 2 or ring.shape[0] < 3 or ring.shape[1] != 2 or not np.isfinite(ring).all():
-            raise self.error(f"{name} has a ring of shape {ring.shape}", rule="three finite points (x, y) at least")
+            rule = "three finite points (x, y) at least"
+            raise self.error(f"{name} has a ring of shape {ring.shape}", rule=rule, remedy=self.remedy)
         return ring
