@@ -254,7 +254,8 @@ class TestNoneOfThem:
             assert (alone != beside).mean() < 1e-3
 
 
-def test_beside_damage_colours_come_from_every_tile_with_labels(unet: str) -> None:
+@pytest.mark.parametrize("careful", [False, True])
+def test_beside_damage_colours_come_from_every_tile_with_labels(unet: str, careful: bool) -> None:
     pixels = np.random.default_rng(3).integers(0, 255, (300, 340, 3), dtype=np.uint8)
     slide = HoledSlide(pixels, mpp=0.5)
     prepared = prepare(slide, RunOptions(model=unet, tile=128, overlap=48, skip_background=False, workers=1))
@@ -269,7 +270,7 @@ def test_beside_damage_colours_come_from_every_tile_with_labels(unet: str) -> No
         for column in range(grid.shape[1])
     }
     assert set(statuses.values()) == {TileStatus.DONE, TileStatus.REDONE_FP32, TileStatus.UNREADABLE}
-    session: Any = SimpleNamespace(slide=slide, job=SimpleNamespace(plan=plan))
+    session: Any = SimpleNamespace(slide=slide, job=SimpleNamespace(plan=plan), is_careful=lambda _box: careful)
     surface: Any = None
     seen = _RowPixels(GrownBlock(session, surface, statuses, StageClock()), grid.extent).of(grid.extent)
     for key, status in statuses.items():
