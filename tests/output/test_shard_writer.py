@@ -16,7 +16,8 @@ from wsi_seg.errors import CorruptOutputError
 from wsi_seg.geometry import Box
 from wsi_seg.output import shard_writer
 from wsi_seg.output.label_store import create_result, open_result
-from wsi_seg.output.shard_writer import ResultWriter, file_record
+from wsi_seg.output.durable import file_record
+from wsi_seg.output.shard_writer import ResultWriter
 
 
 @pytest.fixture

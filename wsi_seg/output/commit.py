@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,11 @@ from numpy.typing import NDArray
 
 from wsi_seg.errors import CorruptOutputError
 from wsi_seg.output.documents import array_documents, group_documents
-from wsi_seg.output.durable import json_bytes, record_digest, write_durably
+from wsi_seg.output.durable import json_bytes, record_digest
 from wsi_seg.output.label_store import write_small_arrays
-from wsi_seg.output.result_spec import RESULT_VERSION, STATE, ResultSpec, Thumbnail
-from wsi_seg.output.run_directory import PROVENANCE_FILE, Marker, RunDirectory
-from wsi_seg.output.shard_writer import file_record
-
-ROOT = "zarr.json"
-"""Key of the root metadata, written last of all."""
+from wsi_seg.output.result_spec import PROVENANCE_FILE, RESULT_VERSION, ROOT, STATE, ResultSpec, Thumbnail
+from wsi_seg.output.run_directory import Marker, RunDirectory
+from wsi_seg.output.store import Location, Store
 
 TaskKey = tuple[int, int, int]
 """(tier, row, column)."""
@@ -44,7 +40,7 @@ def commit_run(
     thumbnail: Thumbnail,
     facts: Mapping[str, Any],
     required: Collection[TaskKey] | None = None,
-) -> Path:
+) -> Location:
     """Finish a run; may be repeated after a stop at any point. `run` is closed afterwards.
 
     Args:
@@ -56,16 +52,16 @@ def commit_run(
         required: tasks that must be done; None: all of the layout.
 
     Returns:
-        Path of the finished result.
+        Where the finished result is.
 
     Raises:
         CorruptOutputError: a task's marker or file is missing, or holds other bytes than recorded.
-        OutputExistsError: a result appeared under the name meanwhile. WriteError: the disk refused.
+        OutputExistsError: a result appeared under the name meanwhile, or the hold on it was lost. WriteError: the store refused.
     """
     markers = _checked_markers(run, spec, set(all_tasks(spec)) if required is None else set(required))
     if tiles.shape != spec.tile_grid or tiles.dtype != np.uint8:
         raise ValueError(f"tile statuses {tiles.shape} {tiles.dtype} for a grid of {spec.tile_grid} uint8")
-    small = write_small_arrays(run.path, spec, tiles, thumbnail)
+    small = write_small_arrays(run.store, spec, tiles, thumbnail)
     attributes = {
         "version": RESULT_VERSION,
         "run_id": run.run_id,
@@ -76,18 +72,17 @@ def commit_run(
     groups = group_documents(spec, thumbnail.mpp, {**array_documents(spec), **small}, attributes)
     root = json_bytes(groups.pop(""))
     for key, document in groups.items():
-        write_durably(run.path / key / ROOT, json_bytes(document))
+        run.store.write(f"{key}/{ROOT}", json_bytes(document))
     provenance = _provenance(run, markers, root)
-    write_durably(run.path / PROVENANCE_FILE, json_bytes(provenance))
-    write_durably(run.path / ROOT, root)
-    return run.publish()
+    run.confirm()
+    run.store.write(PROVENANCE_FILE, json_bytes(provenance))
+    return run.publish(root)
 
 
-def stored_files(path: Path) -> Iterator[str]:
+def stored_files(store: Store) -> Iterator[str]:
     """Keys of all files of a result, but for the run's state and the provenance."""
-    for file in sorted(path.rglob("*")):
-        key = file.relative_to(path).as_posix()
-        if file.is_file() and key != PROVENANCE_FILE and not key.startswith(f"{STATE}/"):
+    for key in store.keys():
+        if key != PROVENANCE_FILE and not key.startswith(f"{STATE}/"):
             yield key
 
 
@@ -111,7 +106,7 @@ def _checked_markers(run: RunDirectory, spec: ResultSpec, required: set[TaskKey]
         )
     markers = [found[key] for key in sorted(found)]
     recorded = {key for marker in markers for key in marker["shards"]}
-    if strays := [key for key in stored_files(run.path) if is_shard(key, spec) and key not in recorded]:
+    if strays := [key for key in stored_files(run.store) if is_shard(key, spec) and key not in recorded]:
         raise CorruptOutputError(
             f"{run.path} holds shards that no task wrote: {', '.join(strays[:5])}",
             rule="every shard has one writer",
@@ -123,7 +118,7 @@ def _checked_markers(run: RunDirectory, spec: ResultSpec, required: set[TaskKey]
 def _provenance(run: RunDirectory, markers: list[Marker], root: bytes) -> dict[str, Any]:
     """Who made what: every task's receipt (statuses of tiles are in the `tiles` array) and every other file's hash."""
     shards = {key for marker in markers for key in marker["shards"]}
-    others = [key for key in stored_files(run.path) if key not in shards and key != ROOT]
+    others = [key for key in stored_files(run.store) if key not in shards and key != ROOT]
     provenance = {
         "version": RESULT_VERSION,
         "run_id": run.run_id,
@@ -131,6 +126,6 @@ def _provenance(run: RunDirectory, markers: list[Marker], root: bytes) -> dict[s
         "tasks": [
             {key: value for key, value in marker.items() if key not in ("statuses", "run_id")} for marker in markers
         ],
-        "files": {key: file_record(run.path / key) for key in others} | {ROOT: (sha256(root).hexdigest(), len(root))},
+        "files": {key: run.store.record(key) for key in others} | {ROOT: (sha256(root).hexdigest(), len(root))},
     }
     return {**provenance, "sha256": record_digest(provenance)}

@@ -78,6 +78,20 @@ def publish(temp: Path, path: Path, *, exclusive: bool = False) -> bool:
     return True
 
 
+def file_record(path: Path) -> tuple[str, int] | None:
+    """(SHA-256, bytes) of a file, None where there is none. Raises WriteError where it cannot be read."""
+    digest, n_bytes = sha256(), 0
+    with mapped_errors(path, 0):
+        try:
+            with path.open("rb") as file:
+                while piece := file.read(1 << 20):
+                    digest.update(piece)
+                    n_bytes += len(piece)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+    return digest.hexdigest(), n_bytes
+
+
 def remove_durably(path: Path) -> None:
     """Remove a file if it is there. Raises WriteError."""
     with mapped_errors(path, 0):

@@ -14,36 +14,47 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.storage import LocalStore
 
-from wsi_seg.errors import CorruptOutputError
+from wsi_seg.errors import CorruptOutputError, WsiSegError
 from wsi_seg.geometry import Box, Mpp
 from wsi_seg.output.documents import array_documents, thumbnail_document, tiles_document
-from wsi_seg.output.durable import json_bytes, write_durably
-from wsi_seg.output.result_spec import LABELS, PROBABILITIES, STATE, THUMBNAIL, TILES, ResultSpec, Thumbnail, shard_key
+from wsi_seg.output.durable import json_bytes
+from wsi_seg.output.result_spec import (
+    LABELS,
+    PROBABILITIES,
+    ROOT,
+    STATE,
+    THUMBNAIL,
+    TILES,
+    ResultSpec,
+    Thumbnail,
+    shard_key,
+)
 from wsi_seg.output.shard_codec import encode_chunk
+from wsi_seg.output.store import Location, Store, Url, location_of, store_at
 
 SPEC_FILE = f"{STATE}/spec.json"
 """Where an unfinished result keeps its spec; a finished one has it in its root metadata."""
 
 
-def create_result(path: Path, spec: ResultSpec) -> None:
+def create_result(path: str | Path | Url, spec: ResultSpec) -> None:
     """Make every label and probability array of a result, empty; harmless where they are there already.
 
     Args:
-        path: the folder of the unfinished result.
+        path: where the unfinished result lies.
         spec: the result.
 
     Raises:
-        WriteError: the disk refused.
+        WriteError: the store refused.
     """
+    store = store_at(path)
     for key, document in array_documents(spec).items():
-        write_durably(path / key / "zarr.json", json_bytes(document))
-    write_durably(path / SPEC_FILE, json_bytes(spec.to_mapping()))
+        store.write(f"{key}/zarr.json", json_bytes(document))
+    store.write(SPEC_FILE, json_bytes(spec.to_mapping()))
 
 
 def write_small_arrays(
-    path: Path, spec: ResultSpec, tiles: NDArray[np.uint8], thumbnail: Thumbnail
+    store: Store, spec: ResultSpec, tiles: NDArray[np.uint8], thumbnail: Thumbnail
 ) -> dict[str, dict[str, Any]]:
     """Write the statuses of tiles, (rows, columns) uint8, and the thumbnail, with as many levels as the labels have.
 
@@ -56,22 +67,25 @@ def write_small_arrays(
         arrays[key], documents[key] = picture, thumbnail_document(picture.shape)
         picture = _halved_picture(picture)
     for key, pixels in arrays.items():
-        write_durably(path / shard_key(key, *[0] * pixels.ndim), encode_chunk(pixels))
-        write_durably(path / key / "zarr.json", json_bytes(documents[key]))
+        store.write(shard_key(key, *[0] * pixels.ndim), encode_chunk(pixels))
+        store.write(f"{key}/zarr.json", json_bytes(documents[key]))
     return documents
 
 
-def open_result(path: Path, *, partial: bool = False) -> Result:
-    """Open a finished result, or with `partial` the folder of an unfinished one. Raises CorruptOutputError."""
-    path = Path(path)
-    file = path / (SPEC_FILE if partial else "zarr.json")
-    document = _read_json(file)
+def open_result(place: str | Path | Url, *, partial: bool = False) -> Result:
+    """Open a finished result by its path or URL, or with `partial` an unfinished one.
+
+    Raises CorruptOutputError; WriteError where a store does not answer.
+    """
+    path = location_of(place)
+    store, key = store_at(path), SPEC_FILE if partial else ROOT
+    document, file = _read_json(store, key), store.describe(key)
     if partial:
-        return Result(path, ResultSpec.from_mapping(document, str(file)), {})
+        return Result(path, ResultSpec.from_mapping(document, file), {})
     attributes = document.get("attributes", {}).get("wsi_seg")
     if not isinstance(attributes, Mapping) or "spec" not in attributes:
         raise CorruptOutputError(f"{path} is a Zarr group without `wsi_seg` metadata", rule="not a result of wsi-seg")
-    return Result(path, ResultSpec.from_mapping(attributes["spec"], str(file)), attributes)
+    return Result(path, ResultSpec.from_mapping(attributes["spec"], file), attributes)
 
 
 class Result:
@@ -80,8 +94,9 @@ class Result:
     Boxes are in px of the level asked for and must lie inside it.
     """
 
-    def __init__(self, path: Path, spec: ResultSpec, attributes: Mapping[str, Any]) -> None:
+    def __init__(self, path: Location, spec: ResultSpec, attributes: Mapping[str, Any]) -> None:
         self.path, self.spec, self.attributes = path, spec, attributes
+        self.store = store_at(path)
         self._arrays: dict[str, zarr.Array[Any]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -134,7 +149,9 @@ class Result:
     def _array(self, key: str) -> zarr.Array[Any]:
         if key not in self._arrays:
             try:
-                self._arrays[key] = zarr.open_array(LocalStore(self.path, read_only=True), path=key, mode="r")
+                self._arrays[key] = zarr.open_array(self.store.zarr(), path=key, mode="r")
+            except WsiSegError:  # some of ours are OSErrors too
+                raise
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise CorruptOutputError(f"array {key} of {self.path} cannot be opened: {error}") from error
         return self._arrays[key]
@@ -142,6 +159,8 @@ class Result:
     def _read(self, array: zarr.Array[Any], selection: Any) -> NDArray[Any]:
         try:
             return np.asarray(array[selection])
+        except WsiSegError:
+            raise
         except Exception as error:  # zarr and its codecs raise many kinds; every one means unreadable bytes
             raise CorruptOutputError(
                 f"{array.path} of {self.path} cannot be read at {selection}: {error}",
@@ -157,21 +176,23 @@ def _halved_picture(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return ((total + 2) // 4).astype(np.uint8)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(store: Store, key: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(store.read(key))
     except FileNotFoundError as error:
         raise CorruptOutputError(
-            f"{path} is not there",
+            f"{store.describe(key)} is not there",
             rule="a finished result has it",
             remedy="run the same command again to finish the result, or check the path",
         ) from error
+    except WsiSegError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise CorruptOutputError(
-            f"{path} cannot be read: {error}",
+            f"{store.describe(key)} cannot be read: {error}",
             rule="metadata of a result are JSON",
             remedy="make the result again, or take a copy of it that is sound",
         ) from error
     if not isinstance(content, dict):
-        raise CorruptOutputError(f"{path} holds a {type(content).__name__}", rule="a JSON object")
+        raise CorruptOutputError(f"{store.describe(key)} holds a {type(content).__name__}", rule="a JSON object")
     return content

@@ -27,6 +27,12 @@ NOT_ANALYSED = "not analysed"
 """What people read for the not-analysed label."""
 STATE = ".wsi-seg"
 """Folder of an unfinished result that holds the run's identity, lock and markers."""
+LOCK = f"{STATE}/lock"
+"""Says who works on an unfinished result."""
+ROOT = "zarr.json"
+"""Key of the root metadata, written last of all."""
+PROVENANCE_FILE = "provenance.json"
+"""Key of the record of all files and who made them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Writes the shards of a result, whole ones only, each with a record of its stored bytes.
 
 Owns the rule that a shard has one writer and is written whole (zarr v3 loses data of partial writes without an
-error), and the check that the disk holds what was sent. Knows no zarr library: workers need not load it.
+error), and the check that the store holds what was sent. Knows no zarr library: workers need not load it.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 
 from wsi_seg.errors import CorruptOutputError
 from wsi_seg.geometry import Box
-from wsi_seg.output.durable import mapped_errors, remove_durably, write_durably
 from wsi_seg.output.result_spec import LABELS, PROBABILITIES, ResultSpec, shard_key
 from wsi_seg.output.shard_codec import encode_shard
+from wsi_seg.output.store import Record, Url, location_of, store_at
 
-ShardRecord = tuple[str, int] | None
+ShardRecord = Record | None
 """(SHA-256, bytes) of a stored shard; None where every pixel has the fill value and nothing is stored."""
 
 
 class ResultWriter:
     """Writes shards of one result; pickles, and may be called from several threads (each on its own shards)."""
 
-    def __init__(self, path: Path, spec: ResultSpec) -> None:
-        self.path, self.spec = Path(path), spec
+    def __init__(self, path: str | Path | Url, spec: ResultSpec) -> None:
+        self.path, self.spec = location_of(path), spec
 
     def write_labels(self, level: int, box: Box, labels: NDArray[Any]) -> tuple[str, ShardRecord]:
         """Write one shard of labels.
@@ -42,7 +42,7 @@ class ResultWriter:
 
         Raises:
             ValueError: the box is not one whole shard, or the array does not fit it.
-            WriteError: the disk refused. CorruptOutputError: it holds other bytes than were written.
+            WriteError: the store refused. CorruptOutputError: it holds other bytes than were written.
         """
         row, column = self.spec.shard_row_column(level, box)
         _check_array(labels, box.size, self.spec.dtype)
@@ -59,34 +59,20 @@ class ResultWriter:
         return key, self._write(key, level, probabilities, 0)
 
     def _write(self, key: str, level: int, pixels: NDArray[Any], fill: int) -> ShardRecord:
-        path, layout = self.path / key, self.spec.layout
+        store, layout = store_at(self.path), self.spec.layout
         content = encode_shard(pixels, layout.shard(level), layout.chunk(level), fill)
         if content is None:
-            remove_durably(path)
+            store.remove(key)
             return None
-        write_durably(path, content)
+        store.write(key, content)
         record = sha256(content).hexdigest(), len(content)
-        if (stored := file_record(path)) != record:
+        if (stored := store.record(key)) != record:
             raise CorruptOutputError(
-                f"{path} holds {stored} right after writing {record}",
-                rule="the disk must return the bytes it was given",
-                remedy="check the disk or the network file system",
+                f"{store.describe(key)} holds {stored} right after writing {record}",
+                rule="a store must return the bytes it was given",
+                remedy="check the disk, the network file system or the object store",
             )
         return record
-
-
-def file_record(path: Path) -> tuple[str, int] | None:
-    """(SHA-256, bytes) of a file, None where there is none. Raises WriteError where it cannot be read."""
-    digest, n_bytes = sha256(), 0
-    with mapped_errors(path, 0):
-        try:
-            with path.open("rb") as file:
-                while piece := file.read(1 << 20):
-                    digest.update(piece)
-                    n_bytes += len(piece)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-    return digest.hexdigest(), n_bytes
 
 
 def _check_array(pixels: NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_seg.errors import CorruptOutputError, WriteError
+from wsi_seg.errors import CorruptOutputError, WriteError, WsiSegError
 from wsi_seg.geometry import Box, ceil_div
 from wsi_seg.output.commit import all_tasks, is_shard, stored_files
 from wsi_seg.output.documents import array_documents
 from wsi_seg.output.durable import json_bytes, record_digest
 from wsi_seg.output.label_store import Result, open_result
-from wsi_seg.output.result_spec import LABELS, PROBABILITIES, STATE
-from wsi_seg.output.run_directory import PROVENANCE_FILE, Marker, Markers, broken_shards, stored_identity
+from wsi_seg.output.result_spec import LABELS, PROBABILITIES, PROVENANCE_FILE, ROOT
+from wsi_seg.output.run_directory import RUN_FILE, Marker, Markers, broken_shards, stored_identity
 from wsi_seg.output.status import TileStatus
+from wsi_seg.output.store import Location, Store, Url, location_of, store_at
 
 Progress = Callable[[int, int], None]
 """Told (done, total) tasks."""
@@ -56,15 +57,15 @@ class VerifyReport:
         return not self.problems
 
 
-def verify_result(path: Path, *, progress: Progress | None = None) -> VerifyReport:
-    """Check a result, `OUT` or `OUT.partial`.
+def verify_result(place: str | Path | Url, *, progress: Progress | None = None) -> VerifyReport:
+    """Check a result, `OUT` or `OUT.partial`, or one in an object store, finished or not.
 
     Hashes of all files, metadata against the spec, level n + 1 against the majority of level n (and the mean of the
     probabilities), label counts against those recorded when the labels were made.
 
     Raises CorruptOutputError where the result cannot even be opened.
     """
-    path = Path(path)
+    path = location_of(place)
     partial = _is_unfinished(path)
     result = open_result(path, partial=partial)
     if partial:
@@ -73,14 +74,15 @@ def verify_result(path: Path, *, progress: Progress | None = None) -> VerifyRepo
         tasks = [marker for tier in range(result.spec.layout.n_tiers) for marker in markers.load(tier).values()]
         provenance: Mapping[str, Any] = {"tasks": tasks, "files": {}}
     else:
-        provenance = _read_provenance(path)
+        provenance = _read_provenance(result.store)
     return _report(result, provenance, partial=partial, progress=progress)
 
 
-def _is_unfinished(path: Path) -> bool:
+def _is_unfinished(path: Location) -> bool:
     """A result that has its name is finished, also where the process ended before it removed its state."""
-    published = path.suffix != ".partial" and (path / "zarr.json").is_file()
-    return not published and (path / STATE / "run.json").is_file()
+    store = store_at(path)
+    published = path.suffix != ".partial" and store.has(ROOT)
+    return not published and store.has(RUN_FILE)
 
 
 def _report(result: Result, provenance: Mapping[str, Any], *, partial: bool, progress: Progress | None) -> VerifyReport:
@@ -101,11 +103,15 @@ def _report(result: Result, provenance: Mapping[str, Any], *, partial: bool, pro
     return VerifyReport(tuple(problems), len(tasks), len(pending), len(records), sum(record[1] for record in records))
 
 
-def _read_provenance(path: Path) -> Mapping[str, Any]:
-    file = path / PROVENANCE_FILE
+def _read_provenance(store: Store) -> Mapping[str, Any]:
+    file = store.describe(PROVENANCE_FILE)
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(store.read(PROVENANCE_FILE))
         digest, tasks, files = content["sha256"], content["tasks"], content["files"]
+    except FileNotFoundError as error:
+        raise CorruptOutputError(f"{file} is not there", rule="it holds the hashes of all other files") from error
+    except WsiSegError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptOutputError(
             f"{file} cannot be read: {error!r}", rule="it holds the hashes of all other files"
@@ -117,7 +123,7 @@ def _read_provenance(path: Path) -> Mapping[str, Any]:
     return dict(content)
 
 
-def _broken_files(path: Path, files: Mapping[str, Any]) -> Iterator[Problem]:
+def _broken_files(path: Location, files: Mapping[str, Any]) -> Iterator[Problem]:
     for key, cause in broken_shards(path, {"shards": files}).items():
         yield Problem(key, cause)
 
@@ -126,16 +132,17 @@ def _metadata(result: Result, *, partial: bool) -> Iterator[Problem]:
     """Array metadata must be what the spec says; in a finished result the root repeats all of it."""
     expected = array_documents(result.spec)
     for key, document in expected.items():
-        path = result.path / key / "zarr.json"
         try:
-            stored = path.read_bytes()
+            stored = result.store.read(f"{key}/zarr.json")
+        except WsiSegError:
+            raise
         except OSError as error:
-            yield Problem(f"{key}/zarr.json", f"cannot be read: {error.strerror}")
+            yield Problem(f"{key}/zarr.json", f"cannot be read: {error.strerror or 'it is not there'}")
             continue
         if stored != json_bytes(document):
             yield Problem(f"{key}/zarr.json", "does not describe the array of the spec")
     if not partial:
-        root = json.loads((result.path / "zarr.json").read_bytes())
+        root = json.loads(result.store.read(ROOT))
         listed = root.get("consolidated_metadata", {}).get("metadata", {})
         if any(listed.get(key) != document for key, document in expected.items()) or "ome" not in root["attributes"]:
             yield Problem("zarr.json", "lacks OME metadata or repeats the arrays' metadata wrongly")
@@ -148,7 +155,7 @@ def _identity(result: Result, provenance: Mapping[str, Any]) -> Iterator[Problem
 
 def _unexpected(result: Result, provenance: Mapping[str, Any]) -> Iterator[Problem]:
     recorded = {key for task in provenance["tasks"] for key in task["shards"]}
-    for key in stored_files(result.path):
+    for key in stored_files(result.store):
         if is_shard(key, result.spec) and key not in recorded:
             yield Problem(key, "was written by no task")
 

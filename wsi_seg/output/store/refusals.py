@@ -1,0 +1,69 @@
+"""What an object store says when it refuses, in words of ours.
+
+Owns the translation. A service repeats the access key in its answers, so of these only the status and the code are
+passed on, and the original error is dropped (`from None`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from obstore.exceptions import BaseError
+
+from wsi_seg.errors import WriteError
+
+_RESUME = "then run the same command again: finished parts are kept"
+_STATUS = re.compile(r"status code: (\d{3} [A-Za-z ]+)")
+_CODE = re.compile(r"<Code>(\w{1,60})</Code>")
+_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "specified bucket does not exist")
+_OF_THE_MACHINE = ("169.254.169.254", "metadata.google.internal")
+"""Where a cloud's own machines get credentials: asked only when the environment holds none."""
+
+
+@contextmanager
+def clear_errors(doing: str, place: str) -> Iterator[None]:
+    """Turn obstore's errors inside the `with` into WriteError: `doing` is a verb, `place` the object's whole name.
+
+    What is not there is FileNotFoundError, unless its bucket is not.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        if _names_no_bucket(str(error)):
+            raise _refusal(doing, place, str(error)) from None
+        raise FileNotFoundError(place) from None
+    except BaseError as error:
+        raise _refusal(doing, place, str(error)) from None
+
+
+def _refusal(doing: str, place: str, said: str) -> WriteError:
+    """`said` is read, never passed on."""
+    status = _first(_STATUS, said)
+    answer = f"{status} ({code})" if (code := _first(_CODE, said)) else status
+    if _names_no_bucket(said):
+        what, rule = "the bucket is not there", "results go into a bucket that exists"
+        remedy = "make it, or check its name and the endpoint"
+    elif any(host in said for host in _OF_THE_MACHINE):
+        what, rule = "there are no credentials", "they come from the environment"
+        remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or what the service calls them"
+    elif status[:3] in ("401", "403"):
+        what, rule = f"access is denied: {answer}", "the credentials of the environment must allow to read, write, list and delete"
+        remedy = f"check them and the rights of the bucket, {_RESUME}"
+    elif "redirect" in said and "region" in said:
+        what, rule = "the bucket lies in another region", "AWS_REGION names the bucket's"
+        remedy = "set it"
+    else:
+        what, rule = f"the store answered {answer}" if answer else "no answer", "a request is tried again for half a minute"
+        remedy = f"check the network, the endpoint and the service, {_RESUME}"
+    return WriteError(f"cannot {doing} {place}: {what}", rule=rule, remedy=remedy)
+
+
+def _names_no_bucket(said: str) -> bool:
+    return any(word in said for word in _NO_BUCKET)
+
+
+def _first(pattern: re.Pattern[str], text: str) -> str:
+    found = pattern.search(text)
+    return found.group(1).strip() if found else ""

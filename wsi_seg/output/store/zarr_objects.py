@@ -1,0 +1,37 @@
+"""An object store as zarr reads it; owns nothing but that its errors become clear ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zarr.storage import ObjectStore
+
+from wsi_seg.output.store.refusals import clear_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+
+class ReadableObjects(ObjectStore[Any]):
+    """Read-only; what cannot be read is WriteError, which names the object."""
+
+    def __init__(self, objects: Any, place: str) -> None:
+        super().__init__(objects, read_only=True)
+        self._place = place
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """As zarr's; None where there is no such object."""
+        with clear_errors("read", f"{self._place}/{key}"):
+            return await super().get(key, prototype, byte_range)
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        """As zarr's."""
+        with clear_errors("read", self._place):
+            return await super().get_partial_values(prototype, key_ranges)
