@@ -92,6 +92,10 @@ class Folder:
     """Nothing to hold."""
 
     path = Path()
+    permit = ""
+
+    def on_loss(self, tell: Any) -> None:
+        """Nobody takes it away."""
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -135,7 +139,7 @@ def work(prepared: SimulatedJob, key: TaskKey, condemned: Any) -> TaskReceipt:  
     return TaskReceipt(n_predicted=64, n_failed=0, pixels=BLOCK**2, seconds=seconds, worker=str(get_worker().name))
 
 
-def finish(prepared: SimulatedJob, assignment: SimulatedSlide, spent: Any) -> None:  # noqa: ARG001 - as above
+def finish(prepared: SimulatedJob, assignment: SimulatedSlide, spent: Any, permit: str) -> None:  # noqa: ARG001 - as above
     """Commit."""
     _sleep(prepared.slide.pace.finish_s)
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from tests.output.making import NA, blobs, make_spec
 from wsi_seg.errors import CorruptOutputError
 from wsi_seg.geometry import Box
-from wsi_seg.output import shard_writer
-from wsi_seg.output.label_store import create_result, open_result
 from wsi_seg.output.durable import file_record
+from wsi_seg.output.label_store import create_result, open_result
 from wsi_seg.output.shard_writer import ResultWriter
+from wsi_seg.output.store import posix
 
 
 @pytest.fixture
@@ -111,10 +111,10 @@ def test_threads_write_side_by_side(writer):
 
 
 def test_a_disk_that_returns_other_bytes_is_noticed(writer, monkeypatch):
-    def lossy(path, content):
+    def lossy(path, content, **_):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content[:-1] + b"?")
 
-    monkeypatch.setattr(shard_writer, "write_durably", lossy)
+    monkeypatch.setattr(posix, "write_durably", lossy)
     with pytest.raises(CorruptOutputError, match="right after writing"):
         writer.write_labels(0, Box(0, 0, 256, 256), np.zeros((256, 256), np.uint8))

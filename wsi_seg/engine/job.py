@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from wsi_seg.infer import ModelSpec
     from wsi_seg.output.result_spec import ResultSpec
+    from wsi_seg.output.store import Location
     from wsi_seg.plan import Plan
     from wsi_seg.slide import Slide
 
@@ -27,7 +27,7 @@ class RunJob:
     """Everything that a run's tasks share. Pickles; slides pickle by path."""
 
     run_id: str
-    folder: Path
+    folder: Location
     """Where the unfinished result lies."""
     slide: Slide
     model: ModelSpec

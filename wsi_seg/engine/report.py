@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_seg.output.status import TileStatus
 
 if TYPE_CHECKING:
+    from wsi_seg.output.store import Location
     from wsi_seg.output.summary import Summary
 
 FAILED = (TileStatus.UNREADABLE, TileStatus.MODEL_FAILED)
@@ -19,8 +19,8 @@ FAILED = (TileStatus.UNREADABLE, TileStatus.MODEL_FAILED)
 class RunReport:
     """The outcome of a run."""
 
-    out: Path
-    overview: Path
+    out: Location
+    overview: Location
     summary: Summary
     notes: tuple[str, ...] = ()
 

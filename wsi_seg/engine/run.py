@@ -24,6 +24,7 @@ from wsi_seg.engine.steps import Spent, begin, finish, identity_of, job_of
 from wsi_seg.engine.target import Target
 
 if TYPE_CHECKING:
+    from wsi_seg.output.store import Location
     from wsi_seg.slide import Slide
 
 
@@ -31,13 +32,14 @@ def run_slide(
     source: Path | Slide,
     options: RunOptions | None = None,
     *,
-    out: Path | None = None,
+    out: str | Location | None = None,
     listener: Listener = ignore,
     stop: threading.Event | None = None,
 ) -> RunReport:
     """Segment a slide into `out`; resumes what an earlier run of the same identity left unfinished.
 
-    `out` is NAME.seg.zarr, or NAME.ome.tif for a TIFF pyramid; None: SLIDE.seg.zarr in the current folder. `stop` ends
+    `out` is NAME.seg.zarr, or NAME.ome.tif for a TIFF pyramid; None: SLIDE.seg.zarr in the current folder. A text may be
+    a URL, such as s3://BUCKET/NAME.seg.zarr. `stop` ends
     the run at the next row of tiles, keeping what is finished. Raises WsiSegError.
     """
     started = perf_counter()
@@ -77,6 +79,7 @@ class _Run:
 
         flags = {"restart": self.options.restart, "overwrite": self.options.overwrite}
         with open_run(self.target.store, identity_of(self.prepared.plan), differing_fields, **flags) as run:
+            run.on_loss(self.stop.set)
             job = job_of(self.prepared, self.target)
             began = perf_counter()
             done = begin(job)

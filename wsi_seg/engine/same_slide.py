@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsi_seg.errors import CorruptOutputError, SlideOpenError, UsageError
+from wsi_seg.errors import CorruptOutputError, SlideOpenError, UsageError, WsiSegError
 
 if TYPE_CHECKING:
+    from wsi_seg.output.store import Location
     from wsi_seg.slide import Slide
 
 
@@ -25,7 +26,7 @@ class SlideCheck:
     """Bytes of the slide."""
 
 
-def compare_slide(result: Path, slide: Path) -> SlideCheck:
+def compare_slide(result: Location, slide: Path) -> SlideCheck:
     """Compare a slide with what the finished result at `result` was made from.
 
     By the SHA-256 of all its bytes where the run recorded that (`--full-hash`); else by the fingerprint: sizes,
@@ -65,19 +66,22 @@ def _files(slide: Slide) -> list[Path]:
     return [slide.path] if slide.path is not None and slide.path.is_file() else []
 
 
-def _recorded(result: Path) -> tuple[str, str]:
+def _recorded(result: Location) -> tuple[str, str]:
     """Fingerprint and hash of the slide in a result's summary."""
+    from wsi_seg.output.store import store_at
     from wsi_seg.output.summary import Summary
 
-    file = result / "summary.json"
+    file, store = result / "summary.json", store_at(result)
     try:
-        summary = Summary.from_json(file.read_bytes())
+        summary = Summary.from_json(store.read("summary.json"))
     except FileNotFoundError as error:
         raise UsageError(
             f"{file} is not there",
             rule="finished results say there which slide they were made from",
             remedy="finish the result with the same command, then compare",
         ) from error
+    except WsiSegError:
+        raise
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise CorruptOutputError(f"{file} cannot be read: {error!r}", rule="it names the slide") from error
     if not summary.slide_fingerprint:

@@ -46,10 +46,8 @@ def identity_of(plan: Plan) -> RunIdentity:
 
 def job_of(planned: Planned, target: Target) -> RunJob:
     """What the tasks share."""
-    from wsi_seg.output.run_directory import partial_path
-
     plan, spec = planned.plan, result_spec(planned)
-    return RunJob(plan.run_id, partial_path(target.store), planned.slide, planned.model, plan, spec, planned.blend)
+    return RunJob(plan.run_id, target.site.unfinished, planned.slide, planned.model, plan, spec, planned.blend)
 
 
 def begin(job: RunJob) -> dict[TaskKey, Receipt]:

@@ -22,13 +22,15 @@ from wsi_seg.engine.report import RunReport
 from wsi_seg.engine.stopping import check_stop
 from wsi_seg.engine.versions import REPORTED, versions_of
 from wsi_seg.engine.warm_up import peak_bytes
-from wsi_seg.errors import OutputExistsError, UsageError
+from wsi_seg.errors import OutputExistsError, UsageError, WsiSegError
 
 if TYPE_CHECKING:
     from wsi_seg.engine.prepare import Planned
     from wsi_seg.output.label_store import Result
     from wsi_seg.output.result_spec import ResultSpec, Thumbnail
     from wsi_seg.output.run_directory import RunDirectory
+    from wsi_seg.output.site import Site
+    from wsi_seg.output.store import Location
     from wsi_seg.output.summary import Summary
     from wsi_seg.slide import Slide
 
@@ -37,23 +39,29 @@ if TYPE_CHECKING:
 class Target:
     """The result asked for."""
 
-    out: Path
+    out: Location
     tiff: bool
     flat_tiff: bool
     overwrite: bool
 
     @classmethod
-    def of(cls, source: Path | Slide, out: Path | None, options: RunOptions) -> Target:
+    def of(cls, source: Path | Slide, out: str | Location | None, options: RunOptions) -> Target:
         """The target that `out` names; None: the slide's name with `.seg.zarr`, in the current folder."""
+        from wsi_seg.output.store import location_of
+
         if out is None:
             path = Path(source) if isinstance(source, str | Path) else source.path
             if path is None:
                 raise UsageError("a slide in memory has no name for its result", remedy="give out=…")
             out = Path(f"{path.stem}.seg.zarr")
-        out = Path(out)
+        out = location_of(out)
         tiff = out.suffix.lower() in (".tif", ".tiff")
         if not tiff and out.suffix.lower() != ".zarr":
             raise UsageError(f"--out {out}", rule="NAME.seg.zarr or NAME.ome.tif", remedy=f"--out {out.name}.seg.zarr")
+        if tiff and not isinstance(out, Path):
+            raise UsageError(
+                f"--out {out}", rule="a TIFF result is a file of a file system", remedy="--out …/NAME.seg.zarr"
+            )
         if tiff and options.probabilities:
             raise UsageError(
                 "--probabilities with a TIFF result", rule="TIFF holds labels only", remedy="--out NAME.seg.zarr"
@@ -61,29 +69,43 @@ class Target:
         return cls(out, tiff, options.flat_tiff, options.overwrite)
 
     @property
-    def store(self) -> Path:
+    def store(self) -> Location:
         """The Zarr result that the run builds."""
         return self.out.with_name(f"{self.out.name}.seg.zarr") if self.tiff else self.out
 
+    @property
+    def site(self) -> Site:
+        """Where the Zarr result is built."""
+        from wsi_seg.output.site import site_at
+
+        return site_at(self.store)
+
+    @property
+    def _file(self) -> Path:
+        """The TIFF result."""
+        assert isinstance(self.out, Path)
+        return self.out
+
     def check(self) -> None:
-        """Refuse what can be refused before any work. Raises OutputExistsError, UsageError."""
+        """Refuse what can be refused before any work. Raises OutputExistsError, UsageError, WriteError."""
         from wsi_seg.output.run_directory import refuse_held
 
-        if not self.out.absolute().parent.is_dir():
-            raise UsageError(f"--out {self.out}: its folder does not exist", remedy="make the folder first")
-        if self.out.exists() and not self.overwrite:
+        site = self.site
+        site.check_place()
+        if self.tiff and self._file.exists():
+            self._check_file()
+        site.refuse_existing(overwrite=self.overwrite)
+        refuse_held(self.store)
+
+    def _check_file(self) -> None:
+        """Never replace a slide, or any TIFF that is not a label map of ours, nor one of these unasked."""
+        from wsi_seg.output.tiff_writer import is_label_tiff
+
+        if not self.overwrite:
             raise OutputExistsError(
                 f"{self.out} exists", rule="results are never replaced unasked", remedy="--overwrite, or another --out"
             )
-        if self.tiff and self.out.exists():
-            self._check_ours()
-        refuse_held(self.store)
-
-    def _check_ours(self) -> None:
-        """Never replace a slide, or any TIFF that is not a label map of ours."""
-        from wsi_seg.output.tiff_writer import is_label_tiff
-
-        if not is_label_tiff(self.out):
+        if not is_label_tiff(self._file):
             raise OutputExistsError(
                 f"{self.out} exists and is no result of wsi-seg",
                 rule="--overwrite replaces results only",
@@ -97,9 +119,9 @@ class Target:
         speeds are others another runtime, and be refused.
         """
         from wsi_seg.infer.protocol import PRECISIONS, RUNTIMES
-        from wsi_seg.output.run_directory import partial_path, stored_identity
+        from wsi_seg.output.run_directory import stored_identity
 
-        stored = None if options.restart else stored_identity(partial_path(self.store))
+        stored = None if options.restart else stored_identity(self.site.unfinished)
         if stored is None:
             return options
         program = stored.fields["model"]
@@ -114,15 +136,19 @@ class Target:
 
     def finished(self) -> RunReport | None:
         """The report of the finished result that is there; None where none is, or where it cannot be read."""
+        from wsi_seg.output.store import store_at
         from wsi_seg.output.summary import Summary
 
-        folder = self.out if not self.tiff else None
-        summary = self.out / "summary.json" if folder else self._companion("summary.json")
-        picture = self.out / "overview.png" if folder else self._companion("overview.png")
-        if not self.out.exists():
+        there = self._file.exists() if self.tiff else self.site.exists()
+        if not there:
             return None
+        summary, picture = self._companion("summary.json"), self._companion("overview.png")
         try:
-            told = Summary.from_json(summary.read_bytes())
+            told = Summary.from_json(store_at(summary.parent).read(summary.name))
+        except FileNotFoundError:
+            return None
+        except WsiSegError:  # a store that does not answer has not said that there is no result
+            raise
         except (OSError, ValueError, TypeError, KeyError):
             return None
         return RunReport(self.out, picture, told, told.notes)
@@ -132,6 +158,7 @@ class Target:
         from wsi_seg.output.commit import commit_run
         from wsi_seg.output.label_store import open_result
 
+        run.confirm()
         tiles = _statuses(work.receipts, spec)
         thumbnail = _thumbnail(planned)
         summary = _summary(spec, planned, work, tiles)
@@ -148,8 +175,10 @@ class Target:
         out = commit_run(run, spec, tiles=tiles, thumbnail=thumbnail, facts=summary.facts())
         return RunReport(out, out / "overview.png", summary, summary.notes)
 
-    def _companion(self, name: str) -> Path:
-        """A file beside a TIFF result."""
+    def _companion(self, name: str) -> Location:
+        """`overview.png` or the like: in a Zarr result, beside a TIFF."""
+        if not self.tiff:
+            return self.out / name
         return self.out.with_name(f"{self.out.name.removesuffix(self.out.suffix).removesuffix('.ome')}.{name}")
 
     def _commit_tiff(self, run: RunDirectory, spec: ResultSpec, told: tuple[Summary, bytes], stop: Event) -> None:
@@ -157,18 +186,20 @@ class Target:
 
         The TIFF gets its name last but for that: where it is there, all of the result is.
         """
-        from wsi_seg.output.durable import mapped_errors, publish, write_durably
+        from wsi_seg.output.durable import mapped_errors, publish
         from wsi_seg.output.label_store import Result
+        from wsi_seg.output.store import store_at
         from wsi_seg.output.tiff_writer import write_ome_tiff
 
-        result = Result(run.path, spec, {"run_id": run.run_id})
+        assert isinstance(run.path, Path)
+        result, beside = Result(run.path, spec, {"run_id": run.run_id}), store_at(self.out.parent)
         copy, (summary, picture) = run.path / self.out.name, told
         write_ome_tiff(result, copy, flat=self.flat_tiff, overwrite=True, progress=lambda *_: check_stop(stop))
-        write_durably(self._companion("overview.png"), picture)
-        write_durably(self._companion("summary.json"), summary.to_json())
-        write_durably(self._companion("summary.csv"), summary.to_csv())
-        with mapped_errors(self.out, 0):
-            publish(copy, self.out)
+        beside.write(self._companion("overview.png").name, picture)
+        beside.write(self._companion("summary.json").name, summary.to_json())
+        beside.write(self._companion("summary.csv").name, summary.to_csv())
+        with mapped_errors(self._file, 0):
+            publish(copy, self._file)
         run.close()
         shutil.rmtree(run.path, ignore_errors=True)
 

@@ -16,6 +16,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from types import TracebackType
 from typing import Any, Self
 
@@ -150,6 +151,8 @@ class RunDirectory:
         self._site, self.identity, self.resumed = site, identity, resumed
         self.out, self.path = site.out, site.unfinished
         self._hold, self._overwrite = hold, overwrite
+        self._lost = Event()
+        self.on_loss(self._lost.set)
         self.permit = hold.token if hold else permit
         """Lets one other process finish the result (`borrowed`) for as long as this one holds it."""
 
@@ -217,8 +220,8 @@ class RunDirectory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if isinstance(error, RunStopped):
-                self.confirm()  # a run is stopped also because its hold was lost: then that is what to tell
+            if isinstance(error, RunStopped) and self._lost.is_set():
+                self.confirm()  # stopped because of that: then that is what to tell
         finally:
             self.close()
 

@@ -107,6 +107,9 @@ class Loop:
             self._work(Flight("work", number, key, address))
         for flight, answer in self._submitted.answers(WAIT_S):
             self._take(flight, answer)
+        for slide in self._slides:
+            if slide.lost.is_set():
+                self._lose(slide)
 
     def _prepare_more(self) -> None:
         """Have a prepared slide at hand for every worker that may run out of work, and one more."""
@@ -130,10 +133,7 @@ class Loop:
     def _take(self, flight: Flight, answer: Any) -> None:
         """Do what an answer leads to."""
         slide = self._slides[flight.slide]
-        if flight.worker:
-            self._fleet.came_back(flight.worker)
-        if flight.step in ("outline", "begin"):
-            self._n_preparing -= 1
+        self._landed(flight)
         try:
             if isinstance(answer, BaseException):
                 self._mend(slide, flight, answer)
@@ -141,6 +141,13 @@ class Loop:
                 self._go_on(slide, flight, answer)
         except WsiSegError as error:  # of this process: the claim of a folder
             self._fail(slide, error)
+
+    def _landed(self, flight: Flight) -> None:
+        """Nothing more is to come of a flight: its place is free."""
+        if flight.worker:
+            self._fleet.came_back(flight.worker)
+        if flight.step in ("outline", "begin"):
+            self._n_preparing -= 1
 
     def _go_on(self, slide: SlideRun, flight: Flight, answer: Any) -> None:
         match flight.step:
@@ -157,7 +164,7 @@ class Loop:
     def _outlined(self, slide: SlideRun, outline: Outline) -> None:
         for note in outline.notes:
             self._listener(SlideNote(slide.number, note))
-        slide.folder = (self._steps.claim or claim_folder)(slide.assignment, outline)
+        slide.take((self._steps.claim or claim_folder)(slide.assignment, outline))
         slide.layout = outline.layout
         slide.job = self._submitted.keep(self._steps.job, slide.prepared, name=f"job-{slide.number}")
         self._begin(slide)
@@ -192,7 +199,7 @@ class Loop:
         flight = flight or Flight("finish", slide.number)
         finish = self._steps.finish_apart if flight.apart else self._steps.finish
         self._enter(slide, Phase.FINISHING)
-        self._submitted.launch(flight, finish, slide.prepared, slide.assignment, slide.spent())
+        self._submitted.launch(flight, finish, slide.prepared, slide.assignment, slide.spent(), slide.permit)
 
     def _mend(self, slide: SlideRun, flight: Flight, error: BaseException) -> None:
         """Do a failed step again, in whatever way may help, or let the slide fail."""
@@ -216,9 +223,20 @@ class Loop:
             case _:
                 self._finish(slide, again)
 
+    def _lose(self, slide: SlideRun) -> None:
+        """The folder is somebody else's by now."""
+        slide.lost.clear()
+        if slide.folder is None:
+            return
+        try:
+            slide.folder.confirm()
+        except WsiSegError as error:
+            self._fail(slide, error)
+
     def _fail(self, slide: SlideRun, error: WsiSegError) -> None:
         self._queue.drop(slide.number)
-        self._submitted.drop(slide.number)
+        for flight in self._submitted.drop(slide.number):
+            self._landed(flight)
         self._close(slide)
         self._enter(slide, Phase.FAILED, error=error)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from threading import Event
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,8 @@ class SlideRun:
     """Future of its SealedJob."""
     folder: RunDirectory | None = None
     """The claimed folder, held by this process."""
+    lost: Event = field(default_factory=Event)
+    """Set when another process may go on with the folder."""
     condemned: dict[TileKey, TileStatus] = field(default_factory=dict)
     layout: PyramidLayout | None = None
     began: float = 0.0
@@ -43,6 +46,16 @@ class SlideRun:
     resumed: frozenset[TaskKey] = frozenset()
     _tiers: list[list[TaskKey]] = field(default_factory=list)
     _left: int = 0
+
+    def take(self, folder: RunDirectory) -> None:
+        """Take in the claimed folder."""
+        self.folder = folder
+        folder.on_loss(self.lost.set)
+
+    @property
+    def permit(self) -> str:
+        """Lets a worker finish the slide in the folder that this process holds."""
+        return "" if self.folder is None else self.folder.permit
 
     def start_clock(self) -> None:
         """The slide's turn begins; what was spent on it before still counts."""

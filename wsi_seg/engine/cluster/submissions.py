@@ -83,10 +83,12 @@ class Submissions:
             if (known := self._flights.pop(key, None)) is not None:
                 yield known[0], value
 
-    def drop(self, slide: int) -> None:
-        """Forget what is under way for a slide."""
-        gone = [key for key, (flight, _) in self._flights.items() if flight.slide == slide]
-        self._client.cancel([self._flights.pop(key)[1] for key in gone])
+    def drop(self, slide: int) -> list[Flight]:
+        """Forget what is under way for a slide; answer what that was."""
+        keys = [key for key, (flight, _) in self._flights.items() if flight.slide == slide]
+        gone = [self._flights.pop(key) for key in keys]
+        self._client.cancel([future for _, future in gone])
+        return [flight for flight, _ in gone]
 
     def cancel(self) -> None:
         """Forget everything."""

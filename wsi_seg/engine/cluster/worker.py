@@ -243,30 +243,32 @@ def told(receipt: Receipt) -> TaskReceipt:
 
 
 @answers_errors
-def finish_slide(prepared: PreparedSlide, assignment: Assignment, spent: Spent) -> RunReport:
+def finish_slide(prepared: PreparedSlide, assignment: Assignment, spent: Spent, permit: str) -> RunReport:
     """Commit a slide whose tasks are all done; says the same when it was committed already. Raises WsiSegError."""
     with held().watch.over("finishing a slide", FINISHING_S):
-        return _finished(prepared, assignment, spent)
+        return _finished(prepared, assignment, spent, permit)
 
 
 @answers_errors
-def finish_apart(prepared: PreparedSlide, assignment: Assignment, spent: Spent) -> RunReport:
+def finish_apart(prepared: PreparedSlide, assignment: Assignment, spent: Spent, permit: str) -> RunReport:
     """`finish_slide` in a process of its own, which may die. Raises WsiSegError."""
-    memory = here().memory_bytes
-    return call_apart(_finished, prepared, assignment, spent, step="finishing the slide", memory_bytes=memory)
+    memory, step = here().memory_bytes, "finishing the slide"
+    return call_apart(_finished, prepared, assignment, spent, permit, step=step, memory_bytes=memory)
 
 
-def _finished(prepared: PreparedSlide, assignment: Assignment, spent: Spent, *_: Trial) -> RunReport:
+def _finished(
+    prepared: PreparedSlide, assignment: Assignment, spent: Spent, permit: str, *_: Trial
+) -> RunReport:
     from wsi_seg.output.run_directory import RunDirectory
 
     target, identity = assignment.target, prepared.outline.identity
-    run = RunDirectory.borrowed(target.store, identity, overwrite=target.overwrite)
+    run = RunDirectory.borrowed(target.store, identity, overwrite=target.overwrite, permit=permit)
     try:
         report = finish(run, prepared.planned.open(), target, spent, held().stop(assignment.orders.token))
     except (OSError, CorruptOutputError):
         # This step may have run before, on a worker that was lost, or be running there still.
         published = target.finished()
-        if run.path.exists() or published is None or published.summary.run_id != identity.run_id:
+        if published is None or not run.is_published or published.summary.run_id != identity.run_id:
             raise
         report = published
     held().forget(prepared.job)
