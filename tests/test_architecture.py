@@ -79,7 +79,14 @@ CONFINED = {
         "wsi_seg/annotation/label_map.py",
     },
     "scipy": {"wsi_seg/evaluate/surfaces.py", "wsi_seg/evaluate/objects.py"},
-    "zarr": {"wsi_seg/slide/zarr_handle.py", "wsi_seg/output/label_store.py", "wsi_seg/annotation/label_map.py"},
+    "zarr": {
+        "wsi_seg/slide/zarr_handle.py",
+        "wsi_seg/output/label_store.py",
+        "wsi_seg/output/store/posix.py",
+        "wsi_seg/output/store/zarr_objects.py",
+        "wsi_seg/annotation/label_map.py",
+    },
+    "obstore": {"wsi_seg/output/store/objects.py", "wsi_seg/output/store/refusals.py"},
     "onnx": {
         "wsi_seg/infer/program/onnx_file.py",
         "wsi_seg/infer/program/onnx_trust.py",

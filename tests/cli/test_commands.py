@@ -246,6 +246,7 @@ class TestWords:
 
     def test_info_of_an_unfinished_result_says_so(self, wsi_seg: Any, tmp_path: Path) -> None:
         (tmp_path / "x.seg.zarr.partial/.wsi-seg").mkdir(parents=True)
+        (tmp_path / "x.seg.zarr.partial/.wsi-seg/lock").touch()
         left = wsi_seg("info", tmp_path / "x.seg.zarr.partial")
         assert left.code == 1
         assert "is an unfinished result" in left.err

@@ -28,7 +28,7 @@ from wsi_seg.engine.options import RunOptions, Scheduler
 from wsi_seg.engine.report import RunReport
 from wsi_seg.engine.target import Target
 from wsi_seg.errors import BatchError, WsiSegError
-from wsi_seg.output.durable import make_folder, mapped_errors
+from wsi_seg.output.store import Location, location_of
 
 Where = LocalWorkers | Scheduler | Path
 """Workers of this machine, a scheduler, or the YAML file of a queueing system."""
@@ -51,19 +51,19 @@ class BatchOptions:
 
 def run_batch(
     slides: Sequence[BatchSlide],
-    out: Path,
+    out: str | Location,
     options: BatchOptions,
     *,
     watcher: Watcher = lambda *_: None,
     stop: threading.Event | None = None,
 ) -> BatchReport:
-    """Segment `slides` into the folder `out`; what an earlier call finished there is left alone.
+    """Segment `slides` into the folder `out`, or below a URL; what an earlier call finished there is left alone.
 
     A slide that fails is recorded, and the others go on. Raises BatchError, OutputExistsError, UsageError,
     ModelLoadError, ClusterError, WriteError, RunStopped; the reports are written also then, with what is known.
     """
-    folder, stop = BatchFolder(Path(out)), stop or threading.Event()
-    with folder.held():
+    folder, stop = BatchFolder(location_of(out)), stop or threading.Event()
+    with folder.held(stop):
         batch = _Batch(folder, options, slides)
         goes_on = folder.claim(batch.asked, anew=options.run.overwrite)
         todo = batch.to_do(adopt=goes_on)
@@ -72,10 +72,10 @@ def run_batch(
                 batch.work_on(todo, watcher, stop)
         except BaseException:
             with suppress(WsiSegError):  # the first error is the one to tell
-                write_reports(folder.path, batch.report())
+                write_reports(folder.store, batch.report())
             raise
         report = batch.report()
-        write_reports(folder.path, report)
+        write_reports(folder.store, report)
     return report
 
 
@@ -115,8 +115,7 @@ class _Batch:
     def _can_be_made(self, slide: BatchSlide) -> bool:
         target = self._target(slide)
         try:
-            with mapped_errors(target.out, 0):
-                make_folder(target.out.parent)
+            target.site.make_place()
             target.check()
         except WsiSegError as error:
             self._fail(slide, Stamp.of(slide.path), error)
@@ -218,7 +217,7 @@ def _bytes_of(path: Path) -> int:
         return 0
 
 
-def _made_otherwise(out: Path, changed: Sequence[str]) -> WsiSegError:
+def _made_otherwise(out: Location, changed: Sequence[str]) -> WsiSegError:
     return BatchError(
         f"{out} was made with other options: {'; '.join(changed)}",
         rule="a result is kept for what was asked of it",

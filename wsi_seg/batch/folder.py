@@ -1,10 +1,10 @@
-"""The folder of a batch: whose it is, what was asked, and what became of each slide.
+"""The folder of a batch, or its prefix in an object store: whose it is, what was asked, and what became of each slide.
 
 Owns `--out DIR` of a batch::
 
     NAME.seg.zarr or NAME.ome.tif      results
     report.html  report.csv  areas.csv
-    .wsi-seg-batch/lock                held (flock) by the one driver; says host and pid
+    .wsi-seg-batch/lock                held by the one driver; says host and pid
                    batch.json          what was asked, which must not change
                    slides/NAME.json    a record per slide
 """
@@ -12,52 +12,59 @@ Owns `--out DIR` of a batch::
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from threading import Event
 from typing import Any
 
 from wsi_seg.batch.asked import differences
 from wsi_seg.batch.record import SlideRecord
-from wsi_seg.errors import BatchError
-from wsi_seg.output.durable import json_bytes, make_folder, mapped_errors, write_durably
-from wsi_seg.output.run_directory import lock_file, lock_owner
+from wsi_seg.errors import BatchError, RunStopped, WsiSegError
+from wsi_seg.output.durable import json_bytes
+from wsi_seg.output.store import Location, Store, store_at
 
 STATE = ".wsi-seg-batch"
+_ASKED, _LOCK, _SLIDES = f"{STATE}/batch.json", f"{STATE}/lock", f"{STATE}/slides"
 
 
 @dataclass(frozen=True, slots=True)
 class BatchFolder:
     """The folder of a batch."""
 
-    path: Path
+    path: Location
 
     @property
-    def state(self) -> Path:
-        """Where what is not for users lies."""
-        return self.path / STATE
+    def store(self) -> Store:
+        """What lies in it."""
+        return store_at(self.path)
 
     @property
     def exists(self) -> bool:
         """Whether a batch was begun here."""
-        return (self.state / "batch.json").is_file()
+        return self.store.has(_ASKED)
 
     def owner(self) -> str:
         """Host and pid of the process that works on the batch; empty where none does."""
-        return lock_owner(self.state / "lock")
+        return self.store.holder(_LOCK)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Be the one process that works on the batch. Raises OutputExistsError, WriteError."""
-        with mapped_errors(self.path, 0):
-            make_folder(self.state)
-        lock = lock_file(self.state / "lock", self.path)
+    def held(self, stop: Event) -> Iterator[None]:
+        """Be the one process that works on the batch; `stop` is set where another may go on with it.
+
+        Raises OutputExistsError, WriteError.
+        """
+        hold, lost = self.store.hold(_LOCK, str(self.path)), Event()
+        hold.on_loss(lost.set)
+        hold.on_loss(stop.set)
         try:
             yield
+        except RunStopped:
+            if lost.is_set():
+                hold.confirm()  # stopped because of that: then that is what to tell
+            raise
         finally:
-            os.close(lock)
+            hold.release()
 
     def claim(self, asked: Mapping[str, Any], *, anew: bool = False) -> bool:
         """Record what is asked, or check that it is what was asked before; True where the batch goes on.
@@ -74,39 +81,42 @@ class BatchFolder:
                     remedy="the same options, another --out, or --overwrite to make all results again",
                 )
             return True
-        write_durably(self.state / "batch.json", json_bytes(wanted))
+        self.store.write(_ASKED, json_bytes(wanted))
         return False
 
     def _stored(self) -> dict[str, Any] | None:
-        path = self.state / "batch.json"
+        place = self.store.describe(_ASKED)
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(self.store.read(_ASKED))
         except FileNotFoundError:
             return None
+        except WsiSegError:
+            raise
         except (OSError, ValueError) as error:
-            raise BatchError(f"{path} cannot be read: {error}", remedy="--overwrite begins anew") from error
+            raise BatchError(f"{place} cannot be read: {error}", remedy="--overwrite begins anew") from error
         if not isinstance(content, dict):
-            raise BatchError(f"{path} is no record of a batch", remedy="--overwrite begins anew")
+            raise BatchError(f"{place} is no record of a batch", remedy="--overwrite begins anew")
         return content
 
     def keep(self, record: SlideRecord) -> None:
         """Record what became of a slide. Raises WriteError."""
-        write_durably(self._file(record.name), json_bytes(record.to_mapping()))
+        self.store.write(_key_of(record.name), json_bytes(record.to_mapping()))
 
     def record(self, name: str) -> SlideRecord | None:
         """What is recorded of a slide; None where nothing is, or it cannot be read."""
-        return _read(self._file(name))
+        return _read(self.store, _key_of(name))
 
     def records(self) -> list[SlideRecord]:
         """All records, by name."""
-        found = [_read(path) for path in sorted((self.state / "slides").rglob("*.json"))]
+        found = [_read(self.store, key) for key in self.store.keys(_SLIDES) if key.endswith(".json")]
         return [record for record in found if record is not None]
 
-    def _file(self, name: str) -> Path:
-        return self.state / "slides" / f"{name}.json"
+
+def _key_of(name: str) -> str:
+    return f"{_SLIDES}/{name}.json"
 
 
-def _read(path: Path) -> SlideRecord | None:
+def _read(store: Store, key: str) -> SlideRecord | None:
     with suppress(OSError, ValueError, KeyError, TypeError):
-        return SlideRecord.from_mapping(json.loads(path.read_bytes()))
+        return SlideRecord.from_mapping(json.loads(store.read(key)))
     return None

@@ -13,13 +13,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
-from pathlib import Path
 from string import Template
 from typing import Any
 from urllib.parse import quote
 
 from wsi_seg.batch.record import DONE, FAILED, SlideRecord
-from wsi_seg.output.durable import write_durably
+from wsi_seg.output.store import Location, Store, location_of, way_to
 
 COLUMNS = (
     "name", "slide", "state", "exit_code", "result", "seconds", "analysed_mpx", "tiles_done", "tiles_skipped",
@@ -33,7 +32,7 @@ _WORDS = ("done", "skipped", "unreadable", "model-failed", "redone-fp32")
 class BatchReport:
     """The outcome of a batch."""
 
-    folder: Path
+    folder: Location
     records: tuple[SlideRecord, ...]
     """Of the slides that are done or have failed, now or earlier."""
     missing: tuple[str, ...]
@@ -89,11 +88,11 @@ class BatchReport:
         return "\n".join(lines)
 
 
-def write_reports(folder: Path, report: BatchReport) -> None:
+def write_reports(store: Store, report: BatchReport) -> None:
     """Write the three files. Raises WriteError."""
-    write_durably(folder / "report.csv", to_csv(report))
-    write_durably(folder / "areas.csv", areas_csv(report))
-    write_durably(folder / "report.html", to_html(report))
+    store.write("report.csv", to_csv(report))
+    store.write("areas.csv", areas_csv(report))
+    store.write("report.html", to_html(report))
 
 
 def to_csv(report: BatchReport) -> bytes:
@@ -160,7 +159,7 @@ def to_html(report: BatchReport) -> bytes:
     return page.encode(errors="backslashreplace")
 
 
-def _row(folder: Path, record: SlideRecord) -> str:
+def _row(folder: Location, record: SlideRecord) -> str:
     state = "parts" if record.state == DONE and record.n_failed_tiles else record.state
     cells = [
         _picture(folder, record),
@@ -178,14 +177,14 @@ def _missing_row(name: str) -> str:
     return f'<tr data-state="missing">{cells}</tr>'
 
 
-def _picture(folder: Path, record: SlideRecord) -> str:
+def _picture(folder: Location, record: SlideRecord) -> str:
     if record.state != DONE:
         return ""
-    result = Path(record.result)
+    result = location_of(record.result)
     beside = result.with_name(f"{result.name.removesuffix(result.suffix).removesuffix('.ome')}.overview.png")
     picture = result / "overview.png" if result.suffix == ".zarr" else beside
     try:
-        place = quote(os.fsencode(picture.relative_to(folder.absolute())))
+        place = quote(os.fsencode(way_to(picture, folder.absolute())))
     except ValueError:
         return ""
     return f'<a href="{place}"><img src="{place}" loading="lazy" alt="overview"></a>'

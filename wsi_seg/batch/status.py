@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from wsi_seg.batch.folder import STATE, BatchFolder
@@ -16,6 +15,8 @@ from wsi_seg.batch.record import SlideRecord
 from wsi_seg.errors import BatchError, CorruptOutputError
 from wsi_seg.output.label_store import open_result
 from wsi_seg.output.result_spec import STATE as RUN_STATE
+from wsi_seg.output.site import unfinished_below
+from wsi_seg.output.store import Location, location_of, store_at, way_to
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Unfinished:
 class BatchStatus:
     """What is known of a batch."""
 
-    folder: Path
+    folder: Location
     owner: str
     """Host and pid of whoever works on it; empty where nobody does."""
     records: tuple[SlideRecord, ...]
@@ -70,19 +71,18 @@ class BatchStatus:
         return "\n".join(lines)
 
 
-def batch_status(path: Path) -> BatchStatus:
+def batch_status(path: str | Location) -> BatchStatus:
     """Look at the folder of a batch. Raises BatchError where it is none."""
-    folder = BatchFolder(Path(path))
+    folder = BatchFolder(location_of(path))
     if not folder.exists:
         raise BatchError(f"{path} is no folder of a batch", rule=f"it holds {STATE}/batch.json")
-    partials = sorted(folder.path.rglob("*.partial"))
-    begun = [_unfinished(folder.path, partial) for partial in partials if (partial / RUN_STATE / "run.json").is_file()]
+    begun = [_unfinished(folder.path, partial) for partial in unfinished_below(folder.path)]
     return BatchStatus(folder.path, folder.owner(), tuple(folder.records()), tuple(begun))
 
 
-def _unfinished(folder: Path, partial: Path) -> Unfinished:
-    name = partial.relative_to(folder).as_posix().removesuffix(".partial").removesuffix(".seg.zarr")
-    n_done = sum(1 for _ in (partial / RUN_STATE / "done").rglob("*.json"))
+def _unfinished(folder: Location, partial: Location) -> Unfinished:
+    name = way_to(partial, folder).as_posix().removesuffix(".partial").removesuffix(".seg.zarr")
+    n_done = sum(1 for key in store_at(partial).keys(f"{RUN_STATE}/done") if key.endswith(".json"))
     try:
         layout = open_result(partial, partial=True).spec.layout
     except CorruptOutputError:

@@ -35,7 +35,9 @@ def batch(
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results.", show_default=False)],
+    out: Annotated[
+        str, typer.Option("--out", "-o", metavar="PATH|URL", help="Folder of the results.", show_default=False)
+    ],
     tiff: Annotated[bool, typer.Option("--tiff", help="Write NAME.ome.tif instead of NAME.seg.zarr.")] = False,
     jobqueue: Annotated[Path | None, typer.Option(help="YAML file: workers in jobs of SLURM, PBS, LSF or SGE.")] = None,
     processes: Annotated[
@@ -114,7 +116,7 @@ def gpus_of_processes(device: str, names: Sequence[str], processes: int | None) 
 
 
 def status(
-    folder: Annotated[Path, typer.Argument(help="The --out of a batch.", show_default=False)],
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="The --out of a batch.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say how far a batch is, whether somebody works on it or not."""

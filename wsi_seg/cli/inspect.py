@@ -11,13 +11,16 @@ import typer
 from wsi_seg.errors import SlideOpenError
 
 if TYPE_CHECKING:
+    from wsi_seg.output.store import Location
     from wsi_seg.slide import Slide
 
 Sections = list[tuple[str, list[tuple[str, str]]]]
 
 
 def info(
-    path: Annotated[Path, typer.Argument(help="A whole-slide image, or a result folder.", show_default=False)],
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="A whole-slide image, a result folder or URL.", show_default=False)
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tell what a slide or a result is: size, resolution, levels, classes.
@@ -25,14 +28,20 @@ def info(
     Label and macro images are never touched.
     """
     from wsi_seg.cli.tables import print_sections
+    from wsi_seg.output.result_spec import PROVENANCE_FILE, ROOT, STATE
+    from wsi_seg.output.store import location_of, store_at
 
-    if (path / ".wsi-seg").is_dir():
+    place = location_of(path)
+    store = store_at(place)
+    finished = store.has(ROOT) and store.has(PROVENANCE_FILE)
+    if store.keys(STATE) and not (finished and place.suffix != ".partial"):
         raise SlideOpenError(
             f"{path} is an unfinished result",
             rule="info describes slides and finished results",
             remedy=f"the same `wsi-seg run` again finishes it; wsi-seg verify {path} tells how far it is",
         )
-    facts, sections = _result(path) if (path / "provenance.json").is_file() else _slide(path)
+    # What is no result may be a slide, which is read from a file system only; a URL then says what it lacks.
+    facts, sections = _slide(place) if isinstance(place, Path) and not finished else _result(place)
     if as_json:
         print(json.dumps(facts, indent=2))
     else:
@@ -79,7 +88,7 @@ def _levels(slide: Slide) -> list[tuple[str, str]]:
     ]
 
 
-def _result(path: Path) -> tuple[dict[str, Any], Sections]:
+def _result(path: Location) -> tuple[dict[str, Any], Sections]:
     """A finished result as plain values and as words."""
     from wsi_seg.output.label_store import open_result
 

@@ -22,8 +22,10 @@ SlideArgument = Annotated[Path, typer.Argument(help="A whole-slide image, or an 
 def run(
     slide: SlideArgument,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="NAME.seg.zarr or NAME.ome.tif; default: SLIDE.seg.zarr here."),
+        str | None,
+        typer.Option(
+            "--out", "-o", metavar="PATH|URL", help="NAME.seg.zarr or NAME.ome.tif; default: SLIDE.seg.zarr here."
+        ),
     ] = None,
     tiff: Annotated[
         str, typer.Option(help="For .tif results: subifd, or flat (OpenSlide then sees every level).")

@@ -13,11 +13,15 @@ from wsi_seg.errors import UsageError
 
 if TYPE_CHECKING:
     from wsi_seg.engine.same_slide import SlideCheck
+    from wsi_seg.output.store import Location
     from wsi_seg.output.verify import VerifyReport
 
 
 def verify(
-    result: Annotated[Path, typer.Argument(help="A result folder, finished or .partial.", show_default=False)],
+    result: Annotated[
+        str,
+        typer.Argument(metavar="RESULT", help="A result folder, finished or .partial, or a URL.", show_default=False),
+    ],
     slide: Annotated[
         Path | None, typer.Option(help="Also check that this slide is still what the result was made from.")
     ] = None,
@@ -30,19 +34,21 @@ def verify(
     differs.
     """
     from wsi_seg.engine.same_slide import compare_slide
+    from wsi_seg.output.store import location_of
     from wsi_seg.output.verify import verify_result
 
-    if result.is_file():
+    place = location_of(result)
+    if isinstance(place, Path) and place.is_file():
         raise UsageError(
             f"{result} is a file", rule="verify checks result folders, NAME.seg.zarr, which hold a hash of every part"
         )
-    report = verify_result(result)
-    check = None if slide is None else compare_slide(result, slide)
+    report = verify_result(place)
+    check = None if slide is None else compare_slide(place, slide)
     if as_json:
         compared = {} if check is None else {"slide": asdict(check)}
         print(json.dumps(asdict(report) | compared, indent=2))
     else:
-        print(_described(result, report))
+        print(_described(place, report))
         if check is not None:
             print(_compared(slide, check))
     if not report.is_sound or (check is not None and not check.is_same):
@@ -61,7 +67,7 @@ def _compared(slide: Path | None, check: SlideCheck) -> str:
     )
 
 
-def _described(path: Path, report: VerifyReport) -> str:
+def _described(path: Location, report: VerifyReport) -> str:
     checked = f"{_count(report.n_files, 'file')}, {report.n_bytes / 1e6:.1f} MB, {_count(report.n_tasks, 'task')}"
     pending = f", {_count(report.n_pending, 'task')} not done yet" if report.n_pending else ""
     if report.is_sound:

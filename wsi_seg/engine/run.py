@@ -38,9 +38,9 @@ def run_slide(
 ) -> RunReport:
     """Segment a slide into `out`; resumes what an earlier run of the same identity left unfinished.
 
-    `out` is NAME.seg.zarr, or NAME.ome.tif for a TIFF pyramid; None: SLIDE.seg.zarr in the current folder. A text may be
-    a URL, such as s3://BUCKET/NAME.seg.zarr. `stop` ends
-    the run at the next row of tiles, keeping what is finished. Raises WsiSegError.
+    `out` is NAME.seg.zarr, or NAME.ome.tif for a TIFF pyramid; None: SLIDE.seg.zarr in the current folder. A text may
+    be a URL, such as s3://BUCKET/NAME.seg.zarr. `stop` ends the run at the next row of tiles, keeping what is finished.
+    Raises WsiSegError.
     """
     started = perf_counter()
     options = options or RunOptions()

@@ -56,7 +56,8 @@ def commit_run(
 
     Raises:
         CorruptOutputError: a task's marker or file is missing, or holds other bytes than recorded.
-        OutputExistsError: a result appeared under the name meanwhile, or the hold on it was lost. WriteError: the store refused.
+        OutputExistsError: a result appeared under the name meanwhile, or the hold on this one was lost.
+        WriteError: the store refused.
     """
     markers = _checked_markers(run, spec, set(all_tasks(spec)) if required is None else set(required))
     if tiles.shape != spec.tile_grid or tiles.dtype != np.uint8:
@@ -81,7 +82,7 @@ def commit_run(
 
 def stored_files(store: Store) -> Iterator[str]:
     """Keys of all files of a result, but for the run's state and the provenance."""
-    for key in store.keys():
+    for key in store.keys(""):
         if key != PROVENANCE_FILE and not key.startswith(f"{STATE}/"):
             yield key
 

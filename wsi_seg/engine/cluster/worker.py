@@ -256,9 +256,7 @@ def finish_apart(prepared: PreparedSlide, assignment: Assignment, spent: Spent, 
     return call_apart(_finished, prepared, assignment, spent, permit, step=step, memory_bytes=memory)
 
 
-def _finished(
-    prepared: PreparedSlide, assignment: Assignment, spent: Spent, permit: str, *_: Trial
-) -> RunReport:
+def _finished(prepared: PreparedSlide, assignment: Assignment, spent: Spent, permit: str, *_: Trial) -> RunReport:
     from wsi_seg.output.run_directory import RunDirectory
 
     target, identity = assignment.target, prepared.outline.identity

@@ -11,8 +11,8 @@ from contextlib import suppress
 
 from wsi_seg.errors import OutputExistsError, UsageError, WriteError
 from wsi_seg.output.result_spec import LOCK, ROOT, STATE
-from wsi_seg.output.store.location import Url
-from wsi_seg.output.store.objects import ObjectStore
+from wsi_seg.output.store.location import Location, Url
+from wsi_seg.output.store.objects import ObjectStore, walk
 from wsi_seg.output.store.opening import store_at
 
 
@@ -21,9 +21,18 @@ class ObjectSite:
 
     def __init__(self, out: Url) -> None:
         self.out = self.unfinished = out
-        store = store_at(out)
-        assert isinstance(store, ObjectStore)
-        self.store = store
+        self.store = _objects_at(out)
+
+    @classmethod
+    def unfinished_below(cls, folder: Url) -> list[Location]:
+        """Zarr prefixes that say which run they are of, and have no root metadata. Raises WriteError."""
+        store = _objects_at(folder)
+        places = [folder / prefix for prefix in walk(store, into=".zarr")]
+        begun = (place for place in places if _objects_at(place).has(f"{STATE}/run.json"))
+        return [place for place in begun if not _objects_at(place).has(ROOT)]
+
+    def make_place(self) -> None:
+        """A prefix is there as soon as a key begins with it."""
 
     def check_place(self) -> None:
         """Raises UsageError for a whole bucket, WriteError where the bucket is missing or access denied."""
@@ -63,7 +72,7 @@ class ObjectSite:
     def empty(self) -> None:
         """Remove everything but the lease; the identity goes first, so that a stop half-way leaves no false claim."""
         self.store.remove(f"{STATE}/run.json")
-        self.store.remove_all([key for key in self.store.keys() if key != LOCK])
+        self.store.remove_all([key for key in self.store.keys("") if key != LOCK])
 
     def sweep(self) -> None:
         """Remove companions and provenance of a commit that was stopped."""
@@ -88,3 +97,9 @@ class ObjectSite:
             left = self.store.keys(STATE)
             self.store.remove_all([key for key in left if key.endswith("/run.json")])  # ends late workers
             self.store.remove_all([key for key in left if key != LOCK])
+
+
+def _objects_at(place: Url) -> ObjectStore:
+    store = store_at(place)
+    assert isinstance(store, ObjectStore)
+    return store

@@ -8,8 +8,9 @@ from pathlib import Path
 from uuid import uuid4
 
 from wsi_seg.errors import OutputExistsError, UsageError
-from wsi_seg.output.durable import mapped_errors, sweep, sync_folder
+from wsi_seg.output.durable import make_folder, mapped_errors, sweep, sync_folder
 from wsi_seg.output.result_spec import LOCK, PROVENANCE_FILE, ROOT, STATE
+from wsi_seg.output.store.location import Location
 from wsi_seg.output.store.posix import PosixStore
 
 
@@ -25,6 +26,17 @@ class PosixSite:
         self.out = out
         self.unfinished = partial_path(out)
         self.store = PosixStore(self.unfinished)
+
+    @classmethod
+    def unfinished_below(cls, folder: Path) -> list[Location]:
+        """Folders that end in `.partial` and say which run they are of."""
+        found = sorted(folder.rglob("*.partial"))
+        return [partial for partial in found if (partial / STATE / "run.json").is_file()]
+
+    def make_place(self) -> None:
+        """Make the folder around it. Raises WriteError."""
+        with mapped_errors(self.out, 0):
+            make_folder(self.out.parent)
 
     def check_place(self) -> None:
         """Raises UsageError where the folder around it is missing."""

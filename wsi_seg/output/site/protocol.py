@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from wsi_seg.output.store import Location, Store
 
 
 class Site(Protocol):
     """The place of one result. Every call may raise WriteError."""
+
+    def __init__(self, out: Any) -> None:
+        """`out`: the path, or the URL, of the finished result."""
+
+    @classmethod
+    def unfinished_below(cls, folder: Any) -> list[Location]:
+        """Places of the unfinished results at any depth below a folder or prefix, sorted."""
 
     @property
     def out(self) -> Location:
@@ -21,6 +28,9 @@ class Site(Protocol):
     @property
     def store(self) -> Store:
         """Of the unfinished result."""
+
+    def make_place(self) -> None:
+        """Make what the result is to lie in, where there are such things as folders."""
 
     def check_place(self) -> None:
         """Refuse a place where nothing can be. Raises UsageError."""

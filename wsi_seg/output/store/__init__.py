@@ -5,8 +5,8 @@ Knows no format and no run.
 """
 
 from wsi_seg.output.store.hold import Hold
-from wsi_seg.output.store.location import Location, Url, location_of
+from wsi_seg.output.store.location import Location, Url, location_of, way_to
 from wsi_seg.output.store.opening import store_at
 from wsi_seg.output.store.protocol import Record, Store
 
-__all__ = ["Hold", "Location", "Record", "Store", "Url", "location_of", "store_at"]
+__all__ = ["Hold", "Location", "Record", "Store", "Url", "location_of", "store_at", "way_to"]

@@ -59,14 +59,17 @@ class Url:
         """Itself: a URL is the same from everywhere."""
         return self
 
-    def relative_to(self, other: Location) -> PurePosixPath:
-        """The way from another place to this one. Raises ValueError where it does not lie in there."""
-        if not isinstance(other, Url) or (self.scheme, self.bucket) != (other.scheme, other.bucket):
-            raise ValueError(f"{self} does not lie in {other}")
-        return PurePosixPath(self.path).relative_to(other.path)
-
 
 Location = Path | Url
+
+
+def way_to(place: Location, folder: Location) -> PurePosixPath:
+    """The way from a folder to a place in it. Raises ValueError where it does not lie in there.
+
+    >>> way_to(Url("s3", "bucket", "results/a/b.zarr"), Url("s3", "bucket", "results"))
+    PurePosixPath('a/b.zarr')
+    """
+    return PurePosixPath(str(place)).relative_to(PurePosixPath(str(folder)))
 
 
 def location_of(place: str | Path | Url) -> Location:

@@ -22,7 +22,6 @@ from wsi_seg.output.store.location import Url
 from wsi_seg.output.store.protocol import Record
 
 try:
-    import obstore
     from obstore.exceptions import AlreadyExistsError, PreconditionError
     from obstore.store import from_url
 

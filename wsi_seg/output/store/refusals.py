@@ -40,24 +40,28 @@ def clear_errors(doing: str, place: str) -> Iterator[None]:
 
 def _refusal(doing: str, place: str, said: str) -> WriteError:
     """`said` is read, never passed on."""
+    what, rule, remedy = _reason(said)
+    return WriteError(f"cannot {doing} {place}: {what}", rule=rule, remedy=remedy)
+
+
+def _reason(said: str) -> tuple[str, str, str]:
+    """What failed, the rule, the remedy."""
     status = _first(_STATUS, said)
     answer = f"{status} ({code})" if (code := _first(_CODE, said)) else status
     if _names_no_bucket(said):
-        what, rule = "the bucket is not there", "results go into a bucket that exists"
-        remedy = "make it, or check its name and the endpoint"
-    elif any(host in said for host in _OF_THE_MACHINE):
-        what, rule = "there are no credentials", "they come from the environment"
+        rule = "results go into a bucket that exists"
+        return "the bucket is not there", rule, "make it, or check its name and the endpoint"
+    if any(host in said for host in _OF_THE_MACHINE):
         remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or what the service calls them"
-    elif status[:3] in ("401", "403"):
-        what, rule = f"access is denied: {answer}", "the credentials of the environment must allow to read, write, list and delete"
-        remedy = f"check them and the rights of the bucket, {_RESUME}"
-    elif "redirect" in said and "region" in said:
-        what, rule = "the bucket lies in another region", "AWS_REGION names the bucket's"
-        remedy = "set it"
-    else:
-        what, rule = f"the store answered {answer}" if answer else "no answer", "a request is tried again for half a minute"
-        remedy = f"check the network, the endpoint and the service, {_RESUME}"
-    return WriteError(f"cannot {doing} {place}: {what}", rule=rule, remedy=remedy)
+        return "there are no credentials", "they come from the environment", remedy
+    if status[:3] in ("401", "403"):
+        rule = "credentials must allow to read, write, list and delete"
+        return f"access is denied: {answer}", rule, f"check them and the rights of the bucket, {_RESUME}"
+    if "redirect" in said and "region" in said:
+        return "the bucket lies in another region", "AWS_REGION names the bucket's", "set it"
+    rule = "a request is tried again for half a minute, and no longer"
+    remedy = f"check the network, the endpoint and the service, {_RESUME}"
+    return f"the store answered {answer}" if answer else "no answer", rule, remedy
 
 
 def _names_no_bucket(said: str) -> bool:

@@ -27,7 +27,7 @@ class ReadableObjects(ObjectStore[Any]):
     ) -> Buffer | None:
         """As zarr's; None where there is no such object."""
         with clear_errors("read", f"{self._place}/{key}"):
-            return await super().get(key, prototype, byte_range)
+            return await super().get(key, prototype, byte_range)  # type: ignore[arg-type]  # as zarr declares it
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
