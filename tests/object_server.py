@@ -18,6 +18,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
+import pytest
+
 PAGE = 100
 """Keys in an answer to a listing: few, so that long listings come in pages."""
 SECRET = "planted-secret-key"
@@ -56,7 +58,7 @@ class Faults:
 
 
 @dataclass
-class Bucket:
+class Held:
     """What the server holds, and which requests it had."""
 
     buckets: dict[str, dict[str, Stored]] = field(default_factory=dict)
@@ -72,6 +74,8 @@ class Answers(BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize = 1 << 16
+    disable_nagle_algorithm = True
     server: ObjectServer
 
     def log_message(self, *_: object) -> None:
@@ -219,7 +223,7 @@ class ObjectServer(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answers)
-        self.held = Bucket()
+        self.held = Held()
 
     def handle_error(self, *_: object) -> None:
         """A client that was killed, or a cut connection."""
@@ -254,3 +258,53 @@ def object_server() -> Iterator[ObjectServer]:
         finally:
             server.shutdown()
             thread.join()
+
+
+class Bucket:
+    """A bucket of a test's own, for the stores of this process and of those that it starts."""
+
+    def __init__(self, server: ObjectServer, name: str) -> None:
+        self.server, self.name, self.held = server, name, server.held
+
+    @property
+    def faults(self) -> Faults:
+        return self.held.faults
+
+    def url(self, path: str = "") -> str:
+        return f"s3://{self.name}/{path}".rstrip("/")
+
+    def contents(self, prefix: str = "") -> dict[str, bytes]:
+        """Objects below a prefix, by what follows it and a slash."""
+        return self.server.contents(self.name, f"{prefix}/" if prefix else "")
+
+    @property
+    def objects(self) -> dict[str, Stored]:
+        """By key."""
+        return self.held.buckets[self.name]
+
+    def requests(self, method: str = "") -> list[str]:
+        """Paths that were asked for in this bucket."""
+        return [path for verb, path in self.held.requests if path.startswith(f"/{self.name}") and method in verb]
+
+
+@pytest.fixture(scope="session")
+def the_object_server() -> Iterator[ObjectServer]:
+    """One for all tests."""
+    with object_server() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(the_object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """An empty bucket, and an environment in which URLs lead to it; faults are off."""
+    from wsi_seg.output.store.opening import forget_stores
+
+    held = the_object_server.held
+    name = f"bucket{len(held.buckets)}"
+    held.buckets[name], held.faults = {}, Faults()
+    for variable, value in the_object_server.environment.items():
+        monkeypatch.setenv(variable, value)
+    forget_stores()
+    yield Bucket(the_object_server, name)
+    held.faults, held.buckets[name] = Faults(), {}
+    forget_stores()

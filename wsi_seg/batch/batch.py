@@ -72,10 +72,10 @@ def run_batch(
                 batch.work_on(todo, watcher, stop)
         except BaseException:
             with suppress(WsiSegError):  # the first error is the one to tell
-                write_reports(folder.store, batch.report())
+                write_reports(folder.path, batch.report())
             raise
         report = batch.report()
-        write_reports(folder.store, report)
+        write_reports(folder.path, report)
     return report
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from wsi_seg.batch.record import DONE, FAILED, SlideRecord
-from wsi_seg.output.store import Location, Store, location_of, way_to
+from wsi_seg.output.store import Location, location_of, store_at, way_to
 
 COLUMNS = (
     "name", "slide", "state", "exit_code", "result", "seconds", "analysed_mpx", "tiles_done", "tiles_skipped",
@@ -88,8 +88,9 @@ class BatchReport:
         return "\n".join(lines)
 
 
-def write_reports(store: Store, report: BatchReport) -> None:
+def write_reports(folder: Location, report: BatchReport) -> None:
     """Write the three files. Raises WriteError."""
+    store = store_at(folder)
     store.write("report.csv", to_csv(report))
     store.write("areas.csv", areas_csv(report))
     store.write("report.html", to_html(report))
