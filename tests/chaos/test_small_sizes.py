@@ -18,7 +18,7 @@ from tests.chaos.trees import differences
 from tests.whole_runs import folder_in_memory
 
 POINTS = {
-    "driver": 1, "calls": 8, "bit-flips": 20, "power": 1, "mutated": 12, "tile-faults": 1,
+    "driver": 1, "objects": 1, "calls": 8, "bit-flips": 20, "power": 1, "mutated": 12, "tile-faults": 1,
     "canaries": 2, "attacks": 3, "malformed": 20,
 }  # fmt: skip
 BY_NAME = {fault.name: fault for fault in FAULTS}

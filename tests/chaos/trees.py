@@ -12,6 +12,7 @@ Every file of the tree must be there in both, with the same bytes, but for what 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,14 @@ TIMINGS = ("seconds", "stages", "n_predicted")
 
 def contents(out: Path) -> dict[str, bytes]:
     """Every file of a result by key, timings taken out."""
-    files = {path.relative_to(out).as_posix(): path for path in sorted(out.rglob("*")) if path.is_file()}
-    return {key: _untimed(key, path.read_bytes()) for key, path in files.items() if not key.startswith(STATE)}
+    return untimed(
+        {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    )
+
+
+def untimed(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Files of a result, by key, without timings and without what a run keeps beside them."""
+    return {key: _untimed(key, content) for key, content in files.items() if not key.startswith(STATE)}
 
 
 def differences(expected: dict[str, bytes], found: dict[str, bytes]) -> list[str]:

@@ -201,5 +201,3 @@ def test_unfinished_results_of_a_batch(bucket):
 def test_a_whole_bucket_is_no_result(bucket):
     with pytest.raises(Exception, match=r"BUCKET/NAME\.seg\.zarr"):
         site_at(bucket.url()).check_place()
-
-

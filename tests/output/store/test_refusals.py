@@ -131,7 +131,13 @@ def test_nothing_that_travels_or_is_logged_holds_a_secret(store, caplog):
 
 @pytest.mark.parametrize(
     "text",
-    ["s3://key:secret@bucket/x", "s3://bucket:secret/x", "s3://bucket/x?sig=secret", "ftp://secret/x", "s3://secret//x"],
+    [
+        "s3://key:secret@bucket/x",
+        "s3://bucket:secret/x",
+        "s3://bucket/x?sig=secret",
+        "ftp://secret/x",
+        "s3://secret//x",
+    ],
 )
 def test_urls_that_are_refused(text):
     with pytest.raises(UsageError) as caught:
