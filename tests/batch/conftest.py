@@ -21,7 +21,7 @@ __all__ = ["Outcome", "Program", "null_model", "quick_runs", "tmp_path", "wsi_se
 class Batches(Protocol):
     """Runs a batch into a folder."""
 
-    def __call__(self, slides: Sequence[BatchSlide], out: Path, **options: Any) -> BatchReport: ...
+    def __call__(self, slides: Sequence[BatchSlide], out: Path | str, **options: Any) -> BatchReport: ...
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def scheduler() -> Iterator[Scheduler]:
 
 @pytest.fixture
 def batch(scheduler: Scheduler) -> Batches:
-    def run(slides: Sequence[BatchSlide], out: Path, **options: Any) -> BatchReport:
+    def run(slides: Sequence[BatchSlide], out: Path | str, **options: Any) -> BatchReport:
         watcher = options.pop("watcher", lambda *_: None)
         tiff = options.pop("tiff", False)
         asked = BatchOptions(RunOptions(**{**SMALL, **options}), scheduler, tiff=tiff)

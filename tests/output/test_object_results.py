@@ -129,7 +129,7 @@ def test_who_lost_the_lease_publishes_nothing(bucket, url):
     made.write_all()
     lease = bucket.objects[f"{NAME}/{STATE}/lock"]
     lease.content = json.dumps({**json.loads(lease.content), "token": "another", "pid": 1, "boot": "x"}).encode()
-    with pytest.raises(OutputExistsError, match="lease.*was lost"):
+    with pytest.raises(OutputExistsError, match=r"lease.*was lost"):
         made.finish()
     assert ROOT not in bucket.contents(NAME)
     assert PROVENANCE_FILE not in bucket.contents(NAME)

@@ -63,8 +63,9 @@ def run_batch(
     ModelLoadError, ClusterError, WriteError, RunStopped; the reports are written also then, with what is known.
     """
     folder, stop = BatchFolder(location_of(out)), stop or threading.Event()
+    batch = _Batch(folder, options, slides)
+    batch.check()
     with folder.held(stop):
-        batch = _Batch(folder, options, slides)
         goes_on = folder.claim(batch.asked, anew=options.run.overwrite)
         todo = batch.to_do(adopt=goes_on)
         try:
@@ -100,6 +101,11 @@ class _Batch:
         self._asked_of = {slide.name: self._asked.of(self._options_of(slide), tiff=options.tiff) for slide in slides}
         self._began = monotonic()
         self._n_new = 0
+
+    def check(self) -> None:
+        """Refuse results that cannot lie in the folder. Raises UsageError."""
+        for slide in self._slides:
+            self._target(slide)
 
     def to_do(self, *, adopt: bool) -> list[BatchSlide]:
         """Slides without a result, the largest files first. `adopt`: results without a record count as made by us."""

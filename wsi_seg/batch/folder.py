@@ -108,7 +108,8 @@ class BatchFolder:
 
     def records(self) -> list[SlideRecord]:
         """All records, by name."""
-        found = [_read(self.store, key) for key in self.store.keys(_SLIDES) if key.endswith(".json")]
+        keys = [key for key in self.store.keys(_SLIDES) if key.endswith(".json")]
+        found = self.store.each(lambda key: _read(self.store, key), keys)
         return [record for record in found if record is not None]
 
 

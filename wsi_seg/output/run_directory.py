@@ -98,9 +98,14 @@ class Markers:
         """
         store = store_at(self.path)
         keys = [key for key in store.keys(f"{STATE}/done/{tier}") if key.endswith(".json")]
-        loaded = (_read_marker(store, key) for key in keys)
-        sound = (m for m in loaded if m is not None and m["run_id"] == self.run_id and m["tier"] == tier)
-        return {(m["row"], m["column"]): m for m in sound if not check_hashes or not broken_shards(self.path, m)}
+
+        def sound(key: str) -> Marker | None:
+            marker = _read_marker(store, key)
+            if marker is None or (marker["run_id"], marker["tier"]) != (self.run_id, tier):
+                return None
+            return None if check_hashes and broken_shards(self.path, marker) else marker
+
+        return {(m["row"], m["column"]): m for m in store.each(sound, keys) if m is not None}
 
 
 def _marker_key(tier: int, row: int, column: int) -> str:

@@ -109,6 +109,14 @@ class StoreContract:
         assert store.describe("a/b") == f"{root}/a/b"
         assert store.describe() == str(store.root) == str(root)
 
+    def test_each_in_order(self, store):
+        keys = [f"x/{number:02d}" for number in range(40)]
+        for key in keys:
+            store.write(key, key.encode())
+        assert store.each(store.read, keys) == [key.encode() for key in keys]
+        with pytest.raises(FileNotFoundError):
+            store.each(store.read, [*keys, "not/there"])
+
     def test_zarr_reads_it_and_misses_nothing_as_fill(self, store):
         array = zarr.create_array({}, shape=(4, 6), chunks=(2, 3), dtype="uint8", fill_value=9, zarr_format=3)
         array[:2] = np.arange(12).reshape(2, 6)

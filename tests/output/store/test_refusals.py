@@ -148,7 +148,7 @@ def test_urls_that_are_refused(text):
 
 @pytest.mark.parametrize("text", ["s3://", "s3:///x", "s3://b/a/../c", "s3://b/./c", "http://b/c"])
 def test_urls_that_are_none(text):
-    with pytest.raises(UsageError, match="rule|one of|BUCKET/KEY"):
+    with pytest.raises(UsageError, match=r"one of|BUCKET/KEY"):
         location_of(text)
 
 
@@ -164,6 +164,14 @@ def test_other_services_are_opened_by_their_schemes(monkeypatch):
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "a2V5")
     for scheme in ("gs", "az"):
         assert store_at(Url(scheme, "bucket", "x")).describe("y") == f"{scheme}://bucket/x/y"
+
+
+def test_what_cannot_be_opened(bucket, monkeypatch):
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
+    for url in (Url("az", "bucket", "x"), Url("s3", "bucket", "x\udc80")):
+        with pytest.raises(UsageError, match="cannot be opened") as caught:
+            store_at(url)
+        clear(caught)
 
 
 def test_without_the_package_its_name_is_told():

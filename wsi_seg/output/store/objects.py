@@ -8,7 +8,8 @@ time; a write whose answer was lost may find itself done already, and is recogni
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -19,10 +20,10 @@ from uuid import uuid4
 from wsi_seg.errors import UsageError
 from wsi_seg.output.store.hold import Hold
 from wsi_seg.output.store.location import Url
-from wsi_seg.output.store.protocol import Record
+from wsi_seg.output.store.protocol import Record, T
 
 try:
-    from obstore.exceptions import AlreadyExistsError, PreconditionError
+    from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
     from obstore.store import from_url
 
     from wsi_seg.output.store.refusals import clear_errors
@@ -37,6 +38,8 @@ REQUEST = timedelta(seconds=60)
 """What one request may take; a shard goes over in one."""
 RETRIES = timedelta(seconds=30)
 """How long a request that failed is tried again."""
+AT_ONCE = 16
+"""Requests at a time, where many objects are looked through."""
 _ALLOW_HTTP = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP")
 _PIECE = 8 << 20
 
@@ -59,23 +62,7 @@ class ObjectStore:
 
     def __init__(self, root: Url, *, request: timedelta | None = None, retries: timedelta | None = None) -> None:
         self.root = root
-        self._objects = from_url(
-            f"{root.scheme}://{root.bucket}/{quote(root.path)}",
-            client_options={
-                "timeout": request or REQUEST,
-                # Options given here hide the environment's.
-                "allow_http": any(os.environ.get(name, "").lower() in ("true", "1") for name in _ALLOW_HTTP),
-            },
-            retry_config={
-                "max_retries": 20,
-                "retry_timeout": retries or RETRIES,
-                "backoff": {
-                    "init_backoff": timedelta(milliseconds=100),
-                    "max_backoff": timedelta(seconds=5),
-                    "base": 2,
-                },
-            },
-        )
+        self._objects = _opened(root, request or REQUEST, retries or RETRIES)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ObjectStore, (self.root,)
@@ -143,6 +130,11 @@ class ObjectStore:
             found = self._objects.list_with_delimiter(prefix or None)
         return sorted(entry["path"] for entry in found["objects"]), sorted(found["common_prefixes"])
 
+    def each(self, work: Callable[[str], T], keys: Sequence[str]) -> list[T]:
+        """Several at a time: what takes time is the way to the store and back."""
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="objects") as threads:
+            return list(threads.map(work, keys))
+
     def zarr(self) -> Any:
         """The prefix, for zarr."""
         from wsi_seg.output.store.zarr_objects import ReadableObjects
@@ -203,6 +195,34 @@ class ObjectStore:
         self.remove(mine)
         # Removed by whoever has just finished the result: then asking again tells the time, or that all is over.
         return self.now(key) if seen is None else seen.modified
+
+
+def _opened(root: Url, request: timedelta, retries: timedelta) -> Any:
+    """Obstore's own store. Raises UsageError where the name or the environment does not allow one."""
+    try:
+        return from_url(
+            f"{root.scheme}://{root.bucket}/{quote(root.path)}",
+            client_options={
+                "timeout": request,
+                # Options given here hide the environment's.
+                "allow_http": any(os.environ.get(name, "").lower() in ("true", "1") for name in _ALLOW_HTTP),
+            },
+            retry_config={
+                "max_retries": 20,
+                "retry_timeout": retries,
+                "backoff": {
+                    "init_backoff": timedelta(milliseconds=100),
+                    "max_backoff": timedelta(seconds=5),
+                    "base": 2,
+                },
+            },
+        )
+    except (BaseError, ValueError):  # of which the text is not passed on: it may repeat what a variable holds
+        raise UsageError(
+            f"{str(root).encode(errors='backslashreplace').decode()} cannot be opened",
+            rule="a name is UTF-8, and the environment holds what the service needs (account, credentials, endpoint)",
+            remedy="check both; AZURE_STORAGE_ACCOUNT_NAME for az://, GOOGLE_APPLICATION_CREDENTIALS for gs://",
+        ) from None
 
 
 def walk(store: ObjectStore, prefix: str = "", *, into: str) -> Iterator[str]:

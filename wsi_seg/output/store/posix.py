@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from wsi_seg.output.durable import file_record, remove_durably, write_durably
 from wsi_seg.output.store.flock import FileLock, lock_owner
 from wsi_seg.output.store.hold import Hold
-from wsi_seg.output.store.protocol import Record
+from wsi_seg.output.store.protocol import Record, T
 
 
 class PosixStore:
@@ -48,6 +49,10 @@ class PosixStore:
         """Of all files below a folder."""
         files = (path for path in (self.root / prefix).rglob("*") if path.is_file())
         return sorted(path.relative_to(self.root).as_posix() for path in files)
+
+    def each(self, work: Callable[[str], T], keys: Sequence[str]) -> list[T]:
+        """One after the other: all wait for the same disk."""
+        return [work(key) for key in keys]
 
     def zarr(self) -> Any:
         """The folder, for zarr."""

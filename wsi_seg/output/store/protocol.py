@@ -5,11 +5,13 @@ Owns the contract that `posix` and `objects` keep; tests hold both against it. K
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 from wsi_seg.output.store.hold import Hold
 from wsi_seg.output.store.location import Location
 
+T = TypeVar("T")
 Record = tuple[str, int]
 """(SHA-256 in hex, bytes) of a stored object."""
 
@@ -47,6 +49,9 @@ class Store(Protocol):
 
     def keys(self, prefix: str = "") -> list[str]:
         """Keys below a prefix (a folder, or all), sorted."""
+
+    def each(self, work: Callable[[str], T], keys: Sequence[str]) -> list[T]:
+        """What `work` answers for each key, in their order; several are worked on at a time where requests travel."""
 
     def zarr(self) -> Any:
         """The root as a read-only store of zarr's."""
