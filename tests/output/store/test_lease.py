@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,24 @@ def test_a_process_of_another_machine_is_waited_for_by_the_clock_of_the_store(st
     assert store.holder(KEY) == ""
     store.hold(KEY, "it").release()
     assert not bucket.contents(), "no clock is left"
+
+
+def test_of_many_who_take_over_one_succeeds(store, bucket):
+    store.hold(KEY, "it")._ended.set()
+    written_by_another_machine(bucket)
+    bucket.faults.skew_s = 100
+
+    def attempt(_):
+        try:
+            return store.hold(KEY, "it")
+        except OutputExistsError:
+            return None
+
+    with ThreadPoolExecutor(8) as threads:
+        holds = [hold for hold in threads.map(attempt, range(8)) if hold is not None]
+    assert len(holds) == 1
+    holds[0].confirm()
+    holds[0].release()
 
 
 @pytest.mark.parametrize("change", [{"namespace": "pid:[1]"}, {"boot": ""}, {"pid": "x"}])

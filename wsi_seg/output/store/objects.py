@@ -172,7 +172,7 @@ class ObjectStore:
         try:
             with clear_errors("write", self.describe(key)):
                 try:
-                    return _version(self._objects.put(key, content, mode=version))  # type: ignore[arg-type]
+                    return _version(self._objects.put(key, content, mode=version))
                 except (AlreadyExistsError, PreconditionError):
                     return None
         except FileNotFoundError:
