@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,11 +71,18 @@ def test_a_slide_whose_lease_is_lost_fails_and_the_others_go_on(
     monkeypatch.setattr(leases, "LIFE_S", 0.9)
     out, large = bucket.url(OUT), BatchSlide(small_slide, "large")
 
-    def taken_over() -> None:
-        lease = bucket.objects[f"{OUT}/large.seg.zarr/{LOCK}"]
-        lease.content = json.dumps({**json.loads(lease.content), "token": "another", "boot": "another"}).encode()
+    done: list[object] = []
 
-    report = batch([large, *slides], out, watcher=after_a_task(taken_over))
+    def taken_over_after_five_tasks(_: object, event: object) -> None:
+        if isinstance(event, TaskEnded) and event.slide == 0:
+            done.append(event)
+            if len(done) == 5:
+                lease = bucket.objects[f"{OUT}/large.seg.zarr/{LOCK}"]
+                lease.content = json.dumps({**json.loads(lease.content), "token": "x", "boot": "another"}).encode()
+            time.sleep(0.1 if len(done) >= 5 else 0)
+
+    report = batch([large, *slides], out, watcher=taken_over_after_five_tasks)
+    assert len(done) < 30, "of 39"
     states = {record.name: (record.state, record.what) for record in report.records}
     assert states["large"][0] == "failed"
     assert "was lost" in states["large"][1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -126,12 +127,20 @@ def test_a_driver_that_loses_its_lease_stops_and_publishes_nothing(
 ) -> None:
     monkeypatch.setattr(leases, "LIFE_S", 0.9)
 
-    def taken_over() -> None:
-        lease = bucket.objects[f"{NAME}/{LOCK}"]
-        lease.content = json.dumps({**json.loads(lease.content), "token": "another", "boot": "another"}).encode()
+    done: list[object] = []
+
+    def taken_over_after_five_tasks(event: object) -> None:
+        if isinstance(event, TaskDone):
+            done.append(event)
+        if len(done) == 5:
+            lease = bucket.objects[f"{NAME}/{LOCK}"]
+            lease.content = json.dumps({**json.loads(lease.content), "token": "another", "boot": "another"}).encode()
+        if len(done) >= 5:
+            time.sleep(0.1)
 
     with pytest.raises(OutputExistsError, match=r"the lease of .* was lost"):
-        segment(small_slide, url, listener=after_some_tasks(taken_over))
+        segment(small_slide, url, listener=taken_over_after_five_tasks)
+    assert len(done) < 30, "of 39"
     assert ROOT not in bucket.contents(NAME)
     bucket.faults.skew_s = 100
     segment(small_slide, url)

@@ -135,6 +135,22 @@ def test_who_lost_the_lease_publishes_nothing(bucket, url):
     assert PROVENANCE_FILE not in bucket.contents(NAME)
 
 
+def test_who_loses_the_lease_before_the_last_write_does_not_make_it(bucket, url, monkeypatch):
+    made = begin(url, SPEC)
+    made.write_all()
+    write = ObjectStore.write
+
+    def taken_over(self, key, content, **how):
+        write(self, key, content, **how)
+        if key == PROVENANCE_FILE:
+            bucket.objects[f"{NAME}/{STATE}/lock"].content = b'{"token": "another"}'
+
+    monkeypatch.setattr(ObjectStore, "write", taken_over)
+    with pytest.raises(OutputExistsError, match="was lost"):
+        made.finish()
+    assert ROOT not in bucket.contents(NAME)
+
+
 def test_a_worker_finishes_only_for_who_holds_the_lease(bucket, url, expected):
     made = begin(url, SPEC)
     made.write_all()
