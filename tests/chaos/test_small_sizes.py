@@ -18,7 +18,7 @@ from tests.chaos.trees import differences
 from tests.whole_runs import folder_in_memory
 
 POINTS = {
-    "driver": 1, "objects": 1, "calls": 8, "bit-flips": 20, "power": 1, "mutated": 12, "tile-faults": 1,
+    "driver": 1, "objects": 2, "calls": 8, "bit-flips": 20, "power": 1, "mutated": 12, "tile-faults": 1,
     "canaries": 2, "attacks": 3, "malformed": 20,
 }  # fmt: skip
 BY_NAME = {fault.name: fault for fault in FAULTS}
@@ -30,7 +30,13 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         yield made
 
 
-@pytest.mark.parametrize("name", sorted(POINTS))
+SLOW = {"objects"}
+"""Left to `--slow`: what they try is tried elsewhere without processes of their own."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in sorted(POINTS)]
+)
 def test_the_result_is_the_undisturbed_one(scene: Scene, name: str) -> None:
     outcome = carry_out(BY_NAME[name], scene, seed=Random().randrange(10_000), points=POINTS[name])
     if outcome.skipped:

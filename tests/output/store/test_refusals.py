@@ -30,8 +30,8 @@ CALLS = {
 
 @pytest.fixture
 def store(bucket, monkeypatch):
-    monkeypatch.setattr(objects, "RETRIES", timedelta(seconds=0.5))
-    monkeypatch.setattr(objects, "REQUEST", timedelta(seconds=0.5))
+    monkeypatch.setattr(objects, "RETRIES", timedelta(seconds=0.25))
+    monkeypatch.setattr(objects, "REQUEST", timedelta(seconds=0.3))
     return store_at(bucket.url("r"))
 
 
@@ -85,7 +85,7 @@ def test_unavailable_for_long(store, bucket, call):
 
 @pytest.mark.parametrize("call", ["read", "write"])
 def test_no_answer(store, bucket, call):
-    bucket.faults.hangs = 1.5
+    bucket.faults.hangs = 0.8
     with pytest.raises(WriteError, match="no answer") as caught:
         CALLS[call](store)
     clear(caught)

@@ -30,6 +30,8 @@ from wsi_seg.output.store.objects import ObjectStore, Seen, Version
 
 LIFE_S = 60.0
 """Seconds after its last renewal at which a lease is over."""
+PATIENCE_S = LIFE_S / 6
+"""Seconds that a request about a lease may take, and be tried again: a renewal that takes a life is none."""
 _TRIES = 3
 _COARSE_S = 1.0
 """Stores tell times in whole seconds."""
@@ -52,8 +54,8 @@ class Lease:
     @classmethod
     def take(cls, root: Url, key: str, subject: str) -> Lease:
         """Be who works on `subject`. Raises OutputExistsError, naming who does, where somebody else is; WriteError."""
-        part = timedelta(seconds=LIFE_S / 6)  # a renewal that takes longer than a life is none
-        lease = cls(ObjectStore(root, request=part, retries=part), key, subject)
+        patience = timedelta(seconds=PATIENCE_S)
+        lease = cls(ObjectStore(root, request=patience, retries=patience), key, subject)
         lease._acquire()
         lease._thread.start()
         return lease
