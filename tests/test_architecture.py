@@ -86,7 +86,11 @@ CONFINED = {
         "wsi_seg/output/store/zarr_objects.py",
         "wsi_seg/annotation/label_map.py",
     },
-    "obstore": {"wsi_seg/output/store/objects.py", "wsi_seg/output/store/refusals.py"},
+    "obstore": {
+        "wsi_seg/output/store/objects.py",
+        "wsi_seg/output/store/refusals.py",
+        "wsi_seg/output/store/zarr_objects.py",
+    },
     "onnx": {
         "wsi_seg/infer/program/onnx_file.py",
         "wsi_seg/infer/program/onnx_trust.py",

@@ -49,6 +49,10 @@ class ObjectAttempt(Attempt):
     def files(self) -> dict[str, bytes]:
         return self.server.contents(BUCKET, f"{self.out.path}/")
 
+    def start_anew(self) -> None:
+        self.server.held.buckets[BUCKET].clear()
+        self.log.unlink(missing_ok=True)
+
     def finish(self) -> Job | None:
         if ROOT in self.files:
             return None
@@ -76,7 +80,7 @@ def object_attempt(scene: Scene) -> Iterator[ObjectAttempt]:
         try:
             yield attempt
         finally:
-            server.held.buckets[BUCKET].clear()
+            attempt.start_anew()
 
 
 def watched(scene: Scene) -> Undisturbed:
@@ -94,19 +98,23 @@ def watched(scene: Scene) -> Undisturbed:
 
 def kill_the_driver(scene: Scene, chance: Random, number: int) -> Figures:
     """One attempt in three is killed twice."""
-    usual: Undisturbed = scene.kept("usual on objects", lambda: watched(scene))
+    usual: Undisturbed = scene.kept("usual on objects", lambda: (watched(scene), watched(scene))[1])
     with object_attempt(scene) as attempt:
         moments: list[str] = []
         wanted = chance.choice((1, 1, 2))
-        for _ in range(TRIES):
-            if len(moments) == wanted or ROOT in attempt.files:
+        for _ in range(TRIES * wanted):
+            if len(moments) == wanted or (moments and ROOT in attempt.files):
                 break
+            if ROOT in attempt.files:  # the moment came too late
+                attempt.start_anew()
             with attempt.started() as job:
                 moment = wait_for_a_moment(chance, attempt, job, usual)
                 must_live(job, moment)
                 moments += [moment] if job.lives else []
             if number % 3 == 2:
                 attempt.server.held.faults.unavailable = chance.randint(1, 6)
+        if not moments:
+            raise Wrong("every moment came too late")
         attempt.finish()
         attempt.judge(scene.undisturbed.tree)
         lost = attempt.trace.in_flight()

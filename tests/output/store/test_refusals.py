@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import zarr
+from tblib import pickling_support
 
 from tests.object_server import ACCESS, SECRET
 from wsi_seg.errors import UsageError, WriteError
 from wsi_seg.output.store import Url, location_of, objects, opening, store_at
 
+pickling_support.install()  # as Dask does: errors then travel with their context
 ROOT = Path(__file__).parents[3]
 CALLS = {
     "read": lambda store: store.read("a"),
@@ -41,8 +43,8 @@ def clear(caught):
     assert error.what
     assert error.rule
     assert error.remedy
-    assert error.__suppress_context__
-    told = "".join(map(str, (error, error.__cause__, pickle.dumps(error))))
+    assert error.__cause__ is error.__context__ is None
+    told = f"{error}{pickle.dumps(error)!r}"
     assert ACCESS not in told
     assert SECRET not in told
     return error
@@ -115,8 +117,9 @@ def test_zarr_does_not_take_a_refusal_for_emptiness(store, bucket):
         store.write(f"x/{key}", value.to_bytes())
     opened = zarr.open_array(store.zarr(), path="x", mode="r")
     bucket.faults.denied = ("GET",)
-    with pytest.raises(WriteError, match="access is denied"):
+    with pytest.raises(WriteError, match="access is denied") as caught:
         opened[:]
+    clear(caught)
 
 
 def test_nothing_that_travels_or_is_logged_holds_a_secret(store, caplog):

@@ -26,7 +26,7 @@ try:
     from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
     from obstore.store import from_url
 
-    from wsi_seg.output.store.refusals import clear_errors
+    from wsi_seg.output.store.refusals import answered
 except ImportError:
     raise UsageError(
         "a result in an object store",
@@ -76,15 +76,13 @@ class ObjectStore:
 
     def read(self, key: str) -> bytes:
         """The bytes of an object. Raises FileNotFoundError, WriteError."""
-        with clear_errors("read", self.describe(key)):
-            return bytes(self._objects.get(key).bytes())
+        return answered("read", self.describe(key), lambda: bytes(self._objects.get(key).bytes()))
 
     def write(self, key: str, content: bytes, *, exclusive: bool = False) -> None:
         """Put a whole object. Raises FileExistsError, WriteError."""
         if not exclusive:
-            with clear_errors("write", self.describe(key)):
-                # In one request: an upload in parts, stopped half-way, leaves parts that cost money and nobody sees.
-                self._objects.put(key, content, use_multipart=False)
+            # In one request: an upload in parts, stopped half-way, leaves parts that cost money and nobody sees.
+            answered("write", self.describe(key), lambda: self._objects.put(key, content, use_multipart=False))
         elif self.create(key, content) is None and self.read(key) != content:
             raise FileExistsError(f"{self.describe(key)} exists")
 
@@ -95,39 +93,43 @@ class ObjectStore:
     def remove_all(self, keys: list[str]) -> None:
         """Remove objects, a thousand in a request where the store can. Raises WriteError."""
         if keys:
-            with clear_errors("remove", self.describe(keys[0])):
-                self._objects.delete(keys)
+            answered("remove", self.describe(keys[0]), lambda: self._objects.delete(keys))
 
     def record(self, key: str) -> Record | None:
         """Hash and size of an object, read back in pieces; None where there is none. Raises WriteError."""
-        digest, n_bytes = sha256(), 0
+
+        def hashed() -> Record:
+            digest, n_bytes = sha256(), 0
+            for piece in self._objects.get(key).stream(min_chunk_size=_PIECE):
+                digest.update(piece)
+                n_bytes += len(piece)
+            return digest.hexdigest(), n_bytes
+
         try:
-            with clear_errors("read", self.describe(key)):
-                for piece in self._objects.get(key).stream(min_chunk_size=_PIECE):
-                    digest.update(piece)
-                    n_bytes += len(piece)
+            return answered("read", self.describe(key), hashed)
         except FileNotFoundError:
             return None
-        return digest.hexdigest(), n_bytes
 
     def has(self, key: str) -> bool:
         """Whether there is such an object. Raises WriteError."""
         try:
-            with clear_errors("read", self.describe(key)):
-                self._objects.head(key)
+            answered("read", self.describe(key), lambda: self._objects.head(key))
         except FileNotFoundError:
             return False
         return True
 
     def keys(self, prefix: str = "") -> list[str]:
         """Below a prefix, sorted. Raises WriteError."""
-        with clear_errors("list", self.describe(prefix)):
+
+        def listed() -> list[str]:
             return sorted(entry["path"] for page in self._objects.list(prefix or None) for entry in page)
+
+        return answered("list", self.describe(prefix), listed)
 
     def children(self, prefix: str = "") -> tuple[list[str], list[str]]:
         """Keys of the objects right below a prefix, and of the prefixes there. Raises WriteError."""
-        with clear_errors("list", self.describe(prefix)):
-            found = self._objects.list_with_delimiter(prefix or None)
+        place = self.describe(prefix)
+        found = answered("list", place, lambda: self._objects.list_with_delimiter(prefix or None))
         return sorted(entry["path"] for entry in found["objects"]), sorted(found["common_prefixes"])
 
     def each(self, work: Callable[[str], T], keys: Sequence[str]) -> list[T]:
@@ -161,29 +163,33 @@ class ObjectStore:
 
     def create(self, key: str, content: bytes) -> Version | None:
         """Put an object that is not there yet; None where it is. Raises WriteError."""
-        with clear_errors("write", self.describe(key)):
-            try:
-                return _version(self._objects.put(key, content, mode="create"))
-            except (AlreadyExistsError, PreconditionError):
-                return None
+        return self._put_if(key, content, "create")
 
     def replace(self, key: str, content: bytes, version: Version) -> Version | None:
         """Put an object where it is still in the state `version`; None where it is not. Raises WriteError."""
         try:
-            with clear_errors("write", self.describe(key)):
-                try:
-                    return _version(self._objects.put(key, content, mode=version))
-                except (AlreadyExistsError, PreconditionError):
-                    return None
+            return self._put_if(key, content, version)
         except FileNotFoundError:
             return None
 
+    def _put_if(self, key: str, content: bytes, condition: Any) -> Version | None:
+        def put() -> Version | None:
+            try:
+                return _version(self._objects.put(key, content, mode=condition))
+            except (AlreadyExistsError, PreconditionError):
+                return None
+
+        return answered("write", self.describe(key), put)
+
     def look(self, key: str) -> Seen | None:
         """An object with its version and time; None where there is none. Raises WriteError."""
+
+        def seen() -> Seen:
+            answer = self._objects.get(key)
+            return Seen(bytes(answer.bytes()), _version(answer.meta), answer.meta["last_modified"])
+
         try:
-            with clear_errors("read", self.describe(key)):
-                answer = self._objects.get(key)
-                return Seen(bytes(answer.bytes()), _version(answer.meta), answer.meta["last_modified"])
+            return answered("read", self.describe(key), seen)
         except FileNotFoundError:
             return None
 
@@ -217,12 +223,14 @@ def _opened(root: Url, request: timedelta, retries: timedelta) -> Any:
                 },
             },
         )
-    except (BaseError, ValueError):  # of which the text is not passed on: it may repeat what a variable holds
-        raise UsageError(
-            f"{str(root).encode(errors='backslashreplace').decode()} cannot be opened",
-            rule="a name is UTF-8, and the environment holds what the service needs (account, credentials, endpoint)",
-            remedy="check both; AZURE_STORAGE_ACCOUNT_NAME for az://, GOOGLE_APPLICATION_CREDENTIALS for gs://",
-        ) from None
+    except (BaseError, ValueError):
+        refused = str(root).encode(errors="backslashreplace").decode()
+    # Outside the handler: what obstore says may repeat what a variable holds.
+    raise UsageError(
+        f"{refused} cannot be opened",
+        rule="a name is UTF-8, and the environment holds what the service needs (account, credentials, endpoint)",
+        remedy="check both; AZURE_STORAGE_ACCOUNT_NAME for az://, GOOGLE_APPLICATION_CREDENTIALS for gs://",
+    )
 
 
 def walk(store: ObjectStore, prefix: str = "", *, into: str) -> Iterator[str]:

@@ -1,19 +1,20 @@
 """What an object store says when it refuses, in words of ours.
 
 Owns the translation. A service repeats the access key in its answers, so of these only the status and the code are
-passed on, and the original error is dropped (`from None`).
+passed on. The original error is dropped: it must not even be the context of ours, which Dask pickles with it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import TypeVar
 
 from obstore.exceptions import BaseError
 
 from wsi_seg.errors import WriteError
 
+T = TypeVar("T")
 _RESUME = "then run the same command again: finished parts are kept"
 _STATUS = re.compile(r"status code: (\d{3} [A-Za-z ]+)")
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
@@ -22,20 +23,24 @@ _OF_THE_MACHINE = ("169.254.169.254", "metadata.google.internal")
 """Where a cloud's own machines get credentials: asked only when the environment holds none."""
 
 
-@contextmanager
-def clear_errors(doing: str, place: str) -> Iterator[None]:
-    """Turn obstore's errors inside the `with` into WriteError: `doing` is a verb, `place` the object's whole name.
+def answered(doing: str, place: str, request: Callable[[], T]) -> T:
+    """What a request answers; `doing` is a verb, `place` the object's whole name.
 
-    What is not there is FileNotFoundError, unless its bucket is not.
+    Raises WriteError; FileNotFoundError for what is not there, unless its bucket is not.
     """
     try:
-        yield
-    except FileNotFoundError as error:
-        if _names_no_bucket(str(error)):
-            raise _refusal(doing, place, str(error)) from None
-        raise FileNotFoundError(place) from None
-    except BaseError as error:
-        raise _refusal(doing, place, str(error)) from None
+        return request()
+    except (FileNotFoundError, BaseError) as error:
+        refusal = in_words(doing, place, error)
+    raise refusal  # outside the handler, where it would keep the original as its context
+
+
+def in_words(doing: str, place: str, error: Exception) -> WriteError | FileNotFoundError:
+    """The error of ours for one of obstore's; to be raised where that is not being handled."""
+    said = str(error)
+    if isinstance(error, FileNotFoundError) and not _names_no_bucket(said):
+        return FileNotFoundError(place)
+    return _refusal(doing, place, said)
 
 
 def _refusal(doing: str, place: str, said: str) -> WriteError:

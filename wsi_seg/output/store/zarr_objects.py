@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from obstore.exceptions import BaseError
 from zarr.storage import ObjectStore
 
-from wsi_seg.output.store.refusals import clear_errors
+from wsi_seg.output.store.refusals import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,12 +27,18 @@ class ReadableObjects(ObjectStore[Any]):
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """As zarr's; None where there is no such object."""
-        with clear_errors("read", f"{self._place}/{key}"):
+        try:
             return await super().get(key, prototype, byte_range)  # type: ignore[arg-type]  # as zarr declares it
+        except BaseError as error:
+            refusal = in_words("read", f"{self._place}/{key}", error)
+        raise refusal
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
         """As zarr's."""
-        with clear_errors("read", self._place):
+        try:
             return await super().get_partial_values(prototype, key_ranges)
+        except BaseError as error:
+            refusal = in_words("read", self._place, error)
+        raise refusal
