@@ -179,7 +179,19 @@ def test_nothing_is_printed_below_the_cli(path: Path) -> None:
 
 
 def test_help_imports_no_heavy_library() -> None:
-    heavy = ["numpy", "zarr", "dask", "numba", "torch", "onnxruntime", "openvino", "tifffile", "openslide", "shapely"]
+    heavy = [
+        "numpy",
+        "zarr",
+        "dask",
+        "numba",
+        "torch",
+        "onnxruntime",
+        "openvino",
+        "tifffile",
+        "openslide",
+        "shapely",
+        "obstore",
+    ]
     script = (
         "import sys\nfrom wsi_seg.cli.main import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"

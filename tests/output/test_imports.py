@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("zarr", "tifffile", "PIL", "numcodecs", "google_crc32c", "numba", "torch", "dask")
+HEAVY = ("zarr", "tifffile", "PIL", "numcodecs", "google_crc32c", "numba", "torch", "dask", "obstore")
 
 
 @pytest.mark.parametrize(

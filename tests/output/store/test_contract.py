@@ -181,3 +181,15 @@ class TestObjectStore(StoreContract):
         name = f"bucket-{uuid4().hex}"
         urllib.request.urlopen(urllib.request.Request(f"{ELSEWHERE}/{name}", method="PUT")).close()
         return f"s3://{name}/a prefix/é 100%"
+
+    def test_conditions_are_honoured(self, store):
+        first = store.create("a", b"1")
+        assert store.create("a", b"2") is None
+        second = store.replace("a", b"3", first)
+        assert second != first
+        assert store.replace("a", b"4", first) is None
+        assert store.replace("not there", b"4", first) is None
+        seen = store.look("a")
+        assert (seen.content, seen.version) == (b"3", second)
+        assert abs((store.now("a") - seen.modified).total_seconds()) <= 2
+        assert store.keys() == ["a"]
