@@ -175,6 +175,13 @@ def test_two_workers_that_finish_at_once_leave_one_sound_result(bucket, url):
     assert verify_result(url).is_sound
 
 
+def test_what_was_published_meanwhile_is_not_swept_away(bucket, url, monkeypatch):
+    finished(url, SPEC)
+    before = bucket.contents(NAME)
+    site_at(url).sweep()
+    assert bucket.contents(NAME)[ROOT] == before[ROOT]
+
+
 def test_companions_of_a_stopped_commit_are_made_again(bucket, url):
     made = begin(url, SPEC)
     made.run.attach("summary.json", b"of a stopped commit")

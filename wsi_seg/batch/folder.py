@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event
 from typing import Any
@@ -118,6 +118,9 @@ def _key_of(name: str) -> str:
 
 
 def _read(store: Store, key: str) -> SlideRecord | None:
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    try:
         return SlideRecord.from_mapping(json.loads(store.read(key)))
-    return None
+    except WsiSegError:  # a store that does not answer has not said that there is no record
+        raise
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -182,9 +182,9 @@ class RunDirectory:
         return self._site.store
 
     @property
-    def is_published(self) -> bool:
-        """Whether the result has its name and nothing unfinished is left."""
-        return self._site.is_published()
+    def is_settled(self) -> bool:
+        """Whether nothing unfinished is left."""
+        return self._site.is_settled()
 
     def on_loss(self, tell: Callable[[], None]) -> None:
         """Call `tell`, from whatever thread, when somebody else may go on with the result: this process must not."""

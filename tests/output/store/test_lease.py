@@ -101,10 +101,11 @@ def test_of_many_who_take_over_one_succeeds(store, bucket, monkeypatch):
     holds[0].release()
 
 
-@pytest.mark.parametrize("change", [{"namespace": "pid:[1]"}, {"boot": ""}, {"pid": "x"}])
-def test_a_pid_means_nothing_elsewhere(store, bucket, change):
+@pytest.mark.parametrize("change", [{"namespace": "pid:[1]"}, {"boot": ""}, {"pid": "x"}, {"pid": -1}])
+def test_a_pid_means_nothing_elsewhere(store, bucket, stored, change):
     store.hold(KEY, "it")._ended.set()
-    written_by_another_machine(bucket, **{"boot": leases._this_process()["boot"], **change})
+    here = stored()
+    written_by_another_machine(bucket, **{"boot": here["boot"], "namespace": here["namespace"], **change})
     with pytest.raises(OutputExistsError):
         store.hold(KEY, "it")
 
@@ -114,6 +115,15 @@ def test_a_pid_that_another_process_has_by_now_is_nobody(store, bucket, stored):
     here = stored()
     written_by_another_machine(bucket, **{name: here[name] for name in ("boot", "namespace", "pid")}, born="1")
     store.hold(KEY, "it").release()
+
+
+def test_a_process_that_cannot_be_looked_at_is_alive(store, bucket, stored, monkeypatch):
+    store.hold(KEY, "it")._ended.set()
+    here = stored()
+    monkeypatch.setattr(leases, "_state", lambda pid: ("", ""))
+    written_by_another_machine(bucket, **{name: here[name] for name in ("boot", "namespace", "pid")})
+    with pytest.raises(OutputExistsError):
+        store.hold(KEY, "it")
 
 
 def test_a_lease_that_says_nothing_counts_by_its_age(store, bucket):

@@ -266,7 +266,7 @@ def _finished(prepared: PreparedSlide, assignment: Assignment, spent: Spent, per
     except (OSError, CorruptOutputError):
         # This step may have run before, on a worker that was lost, or be running there still.
         published = target.finished()
-        if published is None or not run.is_published or published.summary.run_id != identity.run_id:
+        if published is None or not run.is_settled or published.summary.run_id != identity.run_id:
             raise
         report = published
     held().forget(prepared.job)

@@ -44,7 +44,7 @@ class ObjectSite:
         """Whether the root metadata are there."""
         return self.store.has(ROOT)
 
-    def is_published(self) -> bool:
+    def is_settled(self) -> bool:
         """As `exists`: the root metadata come last."""
         return self.exists()
 
@@ -76,7 +76,7 @@ class ObjectSite:
 
     def sweep(self) -> None:
         """Remove companions and provenance of a commit that was stopped."""
-        self.store.remove_all(self.store.children()[0])
+        self.store.remove_all([key for key in self.store.children()[0] if key != ROOT])
 
     def attach(self, name: str, content: bytes) -> None:
         """Put an object beside the arrays, where there is none. Raises WriteError."""

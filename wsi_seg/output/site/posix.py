@@ -47,9 +47,9 @@ class PosixSite:
         """Whether there is something of that name."""
         return self.out.exists()
 
-    def is_published(self) -> bool:
-        """Whether the folder was renamed."""
-        return self.out.exists() and not self.unfinished.exists()
+    def is_settled(self) -> bool:
+        """Whether the folder was renamed, or removed."""
+        return not self.unfinished.exists()
 
     def refuse_existing(self, *, overwrite: bool) -> None:
         """Raises OutputExistsError; results are replaced when asked, and nothing else ever is."""

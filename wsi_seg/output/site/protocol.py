@@ -38,8 +38,8 @@ class Site(Protocol):
     def exists(self) -> bool:
         """Whether something bears the result's name."""
 
-    def is_published(self) -> bool:
-        """Whether the result has its name and nothing unfinished is left."""
+    def is_settled(self) -> bool:
+        """Whether nothing unfinished is left."""
 
     def refuse_existing(self, *, overwrite: bool) -> None:
         """Raise OutputExistsError where the result is there, unless it is one of ours to be written over."""

@@ -181,32 +181,38 @@ def _is_over(store: ObjectStore, key: str, there: Seen) -> bool:
 
 def _is_dead(record: Mapping[str, Any]) -> bool:
     """Whether a lease's owner was a process of this machine, since its start, and is gone."""
-    here = _this_process()
-    if not here["boot"] or any(record.get(name) != here[name] for name in ("boot", "namespace")):
+    here, pid = _this_process(), record.get("pid")
+    if any(not here[name] or record.get(name) != here[name] for name in ("boot", "namespace")):
         return False
-    pid = record.get("pid")
-    if not isinstance(pid, int):
+    if not isinstance(pid, int) or not 0 < pid < 1 << 31:
         return False
-    return _born(pid) != record.get("born")
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass  # somebody else's
+    state, born = _state(pid)
+    return state in ("Z", "X") or (born != "" and born != record.get("born"))
 
 
 def _this_process() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "born": _born(os.getpid()),
+        "born": _state(os.getpid())[1],
         "boot": _text_of(Path("/proc/sys/kernel/random/boot_id")),
         "namespace": _namespace(),
     }
 
 
-def _born(pid: int) -> str:
-    """When a process began, in ticks since the machine did, so that another one with its pid is not taken for it.
+def _state(pid: int) -> tuple[str, str]:
+    """What a process does, in a letter, and when it began, in ticks since the machine did; empty where that is hidden.
 
-    Empty where there is none, or only its exit code is left.
+    By its beginning it is known from another one that has its pid later.
     """
-    state, *fields = _text_of(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split() or ["Z"]
-    return "" if state in "ZX" else fields[18]
+    state, *fields = _text_of(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split() or [""]
+    return state, fields[18] if fields else ""
 
 
 def _text_of(file: Path) -> str:
