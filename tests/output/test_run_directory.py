@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from wsi_seg.geometry import Box
 from wsi_seg.output.durable import TEMP_SUFFIX
 from wsi_seg.output.label_store import open_result
 from wsi_seg.output.result_spec import STATE
-from wsi_seg.output.run_directory import Markers, RunIdentity, open_run, partial_path
+from wsi_seg.output.run_directory import Markers, RunDirectory, RunIdentity, open_run, partial_path
 from wsi_seg.output.shard_writer import ResultWriter
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +106,17 @@ def test_restart_throws_away_everything_but_the_lock(tmp_path):
         assert not run.resumed
         assert set(snapshot(run.path)) == {f"{STATE}/lock", f"{STATE}/run.json"}
         assert run.markers.load(0) == {}
+
+
+def test_a_result_is_settled_when_nothing_unfinished_is_left(tmp_path):
+    made = begin(tmp_path / "r", make_spec())
+    other = RunDirectory.borrowed(tmp_path / "r", RUN, overwrite=False)
+    assert not other.is_settled
+    made.write_all()
+    made.finish()
+    assert other.is_settled
+    shutil.rmtree(tmp_path / "r")  # as after a TIFF result, which has another name
+    assert other.is_settled
 
 
 def test_unfinished_files_are_swept(tmp_path):

@@ -214,7 +214,7 @@ def _opened(root: Url, request: timedelta, retries: timedelta) -> Any:
                 "allow_http": any(os.environ.get(name, "").lower() in ("true", "1") for name in _ALLOW_HTTP),
             },
             retry_config={
-                "max_retries": 20,
+                "max_retries": 100,  # the time decides
                 "retry_timeout": retries,
                 "backoff": {
                     "init_backoff": timedelta(milliseconds=100),
