@@ -47,8 +47,8 @@ class Connection:
     """A `distributed.Client`."""
     expected_threads: int = 0
     """Threads that may still come; 0: what is there is all."""
-    check: Callable[[], None] = lambda: None
-    """Looked at every few seconds. Raises ClusterError where nobody who is expected will come any more."""
+    look: Callable[[bool], None] = lambda _anybody_there: None
+    """Called every few seconds: is any worker there? Raises ClusterError where nobody who is expected will come."""
 
     @property
     def dashboard(self) -> str:
