@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import shlex
+import signal
 import stat
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -59,13 +61,13 @@ class Queue:
         path.write_text(text)
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
-    def file(self, **job: Any) -> Path:
+    def file(self, maximum: int = 2, **job: Any) -> Path:
         asked = {
             "cores": 1, "memory": "3GB", "walltime": "01:00" if self.system == "lsf" else "01:00:00",
             "python": sys.executable, "scheduler_host": "127.0.0.1", "log_directory": str(self.folder), **job,
         }  # fmt: skip
         path = self.folder / "queue.yaml"
-        path.write_text(yaml.safe_dump({"system": self.system, "jobs": {"maximum": 2}, "job": asked}))
+        path.write_text(yaml.safe_dump({"system": self.system, "jobs": {"maximum": maximum}, "job": asked}))
         return path
 
     @property
@@ -109,6 +111,25 @@ def test_a_batch_runs_in_jobs_that_end_before_their_walltime(queue: Queue, tiny_
     assert not [pid for pid in queue.pids() if psutil.pid_exists(pid)]
 
 
+def test_a_job_that_ends_while_there_is_work_is_replaced(queue: Queue, small_slide: Path, tmp_path: Path) -> None:
+    out, killed = tmp_path / "out", []
+
+    def kill_the_first() -> None:
+        end = time.monotonic() + 60
+        while not list(out.rglob("done/0/*.json")) and time.monotonic() < end:
+            time.sleep(0.01)
+        killed.append(queue.pids()[0])
+        os.killpg(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_the_first)
+    killer.start()
+    report = _batch(small_slide, out, queue.file(maximum=1, memory="3GB"))
+    killer.join()
+    assert report.exit_code == 0, report.describe()
+    assert killed
+    assert len(queue.scripts) == 2
+
+
 def test_jobs_that_die_at_once_are_an_error_with_their_last_words(
     queue: Queue, tiny_slide: Path, tmp_path: Path
 ) -> None:
@@ -149,7 +170,8 @@ def test_a_job_that_is_not_sound_is_refused_in_words(queue: Queue, job: dict[str
     [("[1]", "no mapping"), ("{system: loadleveler}", "system 'loadleveler'"), ("system: slurm", "jobs has no maximum"),
      ("{system: slurm, jobs: {maximum: 1, most: 2}}", "unknown jobs.most"),
      ("{system: slurm, jobs: {maximum: many}}", "jobs has no maximum"), ("{system: slurm, x: 1}", "unknown x"),
-     ("{system: slurm, jobs: {maximum: 1, minimum: 2}}", "jobs.minimum 2"), ("a: [", "expected"),
+     ("{system: slurm, jobs: {maximum: 1, minimum: 2}}", "jobs.minimum 2"),
+     ("{system: slurm, jobs: {maximum: 1, minimum: 0}}", "jobs.minimum 0"), ("a: [", "expected"),
      ("{system: slurm, jobs: {maximum: 1}}", "no job"),
      ("{system: slurm, jobs: {maximum: 1}, job: {cores: 1}}", "job lacks memory, walltime")],
 )  # fmt: skip

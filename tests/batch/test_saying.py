@@ -12,7 +12,7 @@ import pytest
 from tests.batch.conftest import Batches, Program
 from wsi_seg.batch import BatchSlide, Tally
 from wsi_seg.cli import batch_progress
-from wsi_seg.engine.cluster.events import Phase, SlideBegan, SlideChanged, TaskEnded, WorkersChanged
+from wsi_seg.engine.cluster.events import Connected, Phase, SlideBegan, SlideChanged, TaskEnded, WorkersChanged
 from wsi_seg.engine.cluster.messages import TaskReceipt
 from wsi_seg.engine.events import RunStarted
 from wsi_seg.engine.job import TaskKey
@@ -94,3 +94,11 @@ def test_what_was_done_before_says_nothing_of_the_speed() -> None:
     assert tally.slides[0].n_failed_tiles == 1
     now[0] = 20.0
     assert tally.workers["w"].utilisation(20.0) == pytest.approx(0.25)
+
+
+def test_the_address_of_dasks_pages_is_told_where_there_are_any() -> None:
+    tally = Tally([("a", 1)])
+    tally.hear(Connected(""))
+    assert tally.notes == []
+    tally.hear(Connected("http://127.0.0.1:1/status"))
+    assert tally.notes == ["Dask's pages: http://127.0.0.1:1/status"]

@@ -76,7 +76,7 @@ def undisturbed(slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         with _started(slides, folder / "out") as process:
             _, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, err
-        assert err == ""
+        assert [line for line in err.splitlines() if "Dask's pages" not in line] == []
         yield _results(folder / "out")
 
 

@@ -38,7 +38,7 @@ address space (`loading_child.MOST_ADDRESSES`), at which the runtimes must say s
 DEFAULT_POINTS = 5000
 _HARMLESS = tuple({str(ROOT), sys.prefix, sys.base_prefix, "/proc", "/sys", "/usr", "/etc/ld", "/dev/null", "/lib"})
 _STARTING = ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.fork", "pty.spawn", "socket.connect")
-
+_CHANGING = ("os.mkdir", "os.remove", "os.rename")
 
 _EARS: list[list[tuple[str, str]]] = []
 """Who listens to the audit hook."""
@@ -48,8 +48,13 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
     for heard in _EARS:
         if event == "open" and isinstance(arguments[0], str | bytes):
             heard.append((event, str(Path.cwd() / os.fsdecode(arguments[0]))))
-        elif event in _STARTING or event in ("os.mkdir", "os.remove", "os.rename"):
+        elif event in _STARTING or (event in _CHANGING and not _is_bytecode(arguments[0])):
             heard.append((event, repr(arguments)[:200]))
+
+
+def _is_bytecode(path: object) -> bool:
+    """Whether that is Python's own, of a module of ours that is imported for the first time."""
+    return isinstance(path, str) and path.startswith(str(ROOT)) and "__pycache__" in path
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from wsi_seg.batch.record import DONE, SlideRecord, Stamp, done_record, failed_r
 from wsi_seg.batch.report import BatchReport, write_reports
 from wsi_seg.batch.tally import Tally
 from wsi_seg.engine.cluster.connecting import LocalWorkers, connected
-from wsi_seg.engine.cluster.events import ClusterEvent, SlideChanged
+from wsi_seg.engine.cluster.events import ClusterEvent, Connected, SlideChanged
 from wsi_seg.engine.cluster.loop import Loop
 from wsi_seg.engine.cluster.messages import Assignment, Orders
 from wsi_seg.engine.options import RunOptions, Scheduler
@@ -161,6 +161,7 @@ class _Batch:
             Assignment(slide.path.absolute(), self._target(slide), self._options_of(slide), orders) for slide in todo
         ]
         with connected(self._options.where) as connection:
+            hear(Connected(connection.dashboard))
             Loop(connection, assignments, hear, stop).carry_out()
 
     def _changed(self, turn: _Turn, event: SlideChanged) -> None:

@@ -13,6 +13,7 @@ from time import monotonic
 
 from wsi_seg.engine.cluster.events import (
     ClusterEvent,
+    Connected,
     Phase,
     SlideBegan,
     SlideChanged,
@@ -82,6 +83,8 @@ class Tally:
         """Take in one event."""
         with self._lock:
             match event:
+                case Connected(dashboard=dashboard) if dashboard:
+                    self.notes.append(f"Dask's pages: {dashboard}")
                 case SlideChanged(slide=number, phase=phase, error=error):
                     self.slides[number].phase = phase
                     self.slides[number].error = "" if error is None else error.what

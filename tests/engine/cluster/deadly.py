@@ -29,7 +29,7 @@ class DeadlySlide(ArraySlide):
 
     def read_region(self, box: Box, level: int, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         # Large reads are the thumbnail's: the plan is made, and only then somebody comes too near.
-        if (self.at_once or max(box.size) <= 400) and any(not box.intersect(place).is_empty for place in self.places):
+        if (self.at_once or max(box.size) <= 600) and any(not box.intersect(place).is_empty for place in self.places):
             self._strike()
         return super().read_region(box, level, out)
 

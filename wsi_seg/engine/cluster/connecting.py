@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -47,14 +48,14 @@ class Connection:
     """A `distributed.Client`."""
     expected_threads: int = 0
     """Threads that may still come; 0: what is there is all."""
-    check: Callable[[], None] = lambda: None
-    """Looked at every few seconds. Raises ClusterError where nobody who is expected will come any more."""
+    look: Callable[[bool], None] = lambda _anybody_there: None
+    """Called every few seconds: is any worker there? Raises ClusterError where nobody who is expected will come."""
 
     @property
     def dashboard(self) -> str:
-        """Address of Dask's pages; empty where there are none."""
+        """Address of Dask's pages, which bokeh draws; empty where there are none."""
         link: str = self.client.dashboard_link or ""
-        return link
+        return link if find_spec("bokeh") else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,6 @@ class LocalWorkers:
     """Per process."""
     memory_bytes: int
     """Of all processes together."""
-    dashboard: bool = False
     devices: tuple[str, ...] = ()
     """A GPU for each process, as CUDA_VISIBLE_DEVICES names it; empty: all see what this process sees."""
 

@@ -25,6 +25,14 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Connected:
+    """The cluster answers."""
+
+    dashboard: str
+    """Address of Dask's pages; empty where there are none."""
+
+
+@dataclass(frozen=True, slots=True)
 class SlideChanged:
     """A slide has reached another phase."""
 
@@ -69,5 +77,5 @@ class WorkersChanged:
     """By address."""
 
 
-ClusterEvent = SlideChanged | SlideBegan | SlideNote | TaskEnded | WorkersChanged
+ClusterEvent = Connected | SlideChanged | SlideBegan | SlideNote | TaskEnded | WorkersChanged
 ClusterListener = Callable[[ClusterEvent], None]

@@ -30,7 +30,7 @@ class Fleet:
 
     def __init__(self, connection: Connection, queue: WorkQueue, listener: ClusterListener) -> None:
         self._client, self._expected = connection.client, connection.expected_threads
-        self._check_expected = connection.check
+        self._look_at_jobs = connection.look
         self._queue, self._listener = queue, listener
         self._threads: dict[str, int] = {}
         self._given: Counter[str] = Counter()
@@ -52,8 +52,7 @@ class Fleet:
             self._looked, threads = now, dict(self._client.nthreads())
         except OSError as error:  # Dask's CommClosedError is one
             raise self._gone() from error
-        if not threads:
-            self._check_expected()
+        self._look_at_jobs(bool(threads))
         if threads or self._expected:
             self._last_seen = now
         elif now - self._last_seen > LOST_S:

@@ -6,6 +6,7 @@ jobs and looks no further.
 
 from __future__ import annotations
 
+import random
 import re
 import shutil
 import subprocess
@@ -23,7 +24,11 @@ _KEYS = {"": ("system", "jobs", "job"), "jobs": ("minimum", "maximum")}
 _BEFORE_WALLTIME = 0.1
 """Part of the walltime after which workers hand over and leave by themselves, at most 10 minutes before the end."""
 _LOOK_S = 5.0
-"""Seconds between two looks at the queue while there is no worker."""
+"""Seconds between two looks at the queue."""
+_ASKED = 4
+"""Jobs that are asked after in one look."""
+_IN_VAIN = 3
+"""Jobs in a row that bring no worker, after which such jobs are not replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +76,11 @@ def queued_workers(path: Path) -> Iterator[Connection]:
         _cluster(path, system, job, said) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        cluster.adapt(minimum_jobs=jobs.get("minimum", 0), maximum_jobs=jobs["maximum"], wait_count=6)
+        # A run has something to do until its end: with nobody there, nothing is handed out, and nobody is asked for.
+        cluster.adapt(minimum_jobs=jobs.get("minimum", 1), maximum_jobs=jobs["maximum"], wait_count=6)
         threads = max(1, job["cores"] // processes) * processes
         watch = _Jobs(cluster, system, said, path)
-        yield Connection(client, threads * jobs["maximum"], watch.check)
+        yield Connection(client, threads * jobs["maximum"], watch.look)
 
 
 def _cluster(path: Path, system: _System, job: dict[str, Any], said: dict[str, str]) -> Any:
@@ -149,40 +155,72 @@ def _told_by(error: str) -> str:
 
 @dataclass(slots=True)
 class _Jobs:
-    """What became of the jobs that were submitted."""
+    """What became of the jobs that were submitted.
+
+    One that ended is forgotten, so that another takes its place: nodes fail, and at its walltime every job ends.
+    """
 
     cluster: Any
     system: _System
     said: Mapping[str, str]
     path: Path
     _looked: float = field(default_factory=monotonic)
+    _arrived: set[Any] = field(default_factory=set)
+    """Names of the jobs that have brought a worker."""
+    _ended: dict[Any, str] = field(default_factory=dict)
+    """Why jobs bring no worker any more, by name; those that were replaced are not among them."""
+    _in_vain: int = 0
+    """Jobs replaced, since the last that brought a worker, that brought none."""
 
-    def check(self) -> None:
-        """Raise ClusterError where jobs were submitted and all of them have ended; called while there is no worker."""
+    def look(self, anybody_there: bool) -> None:
+        """Have jobs that ended replaced. Raise ClusterError where no worker is there and jobs bring none."""
         if monotonic() - self._looked < _LOOK_S:
             return
         self._looked = monotonic()
-        if lost := self._lost():
-            raise ClusterError(
-                f"no job brings a worker: {lost}",
-                rule="a job starts a worker that reaches this machine",
-                remedy=f"look at the job's output; compare {self.path}; log_directory in it says where output lies",
-            )
+        wanted = self.cluster.worker_spec
+        self._ask_after(self._without_worker(dict(wanted)))
+        vain = [fate for name, fate in self._ended.items() if name not in self._arrived]
+        if vain and not anybody_there and self._ended.keys() >= wanted.keys():
+            raise self._nobody(vain)
+        for name in list(self._ended):
+            if name in self._arrived or self._in_vain < _IN_VAIN:
+                self._in_vain += name not in self._arrived
+                del self._ended[name]
+                self.cluster.loop.add_callback(wanted.pop, name, None)  # which Dask takes for one to be started
 
-    def _lost(self) -> str:
-        """Why no job will bring a worker; empty where one still may, or there is none yet."""
-        fates = [self._fate(str(name), job) for name, job in dict(self.cluster.workers).items()]
-        if not fates or not all(fates):
-            return ""
-        return fates[0] + (f", and {len(fates) - 1} more" if len(fates) > 1 else "")
+    def _without_worker(self, wanted: Mapping[Any, Any]) -> list[Any]:
+        """Names of the jobs that have none now; those that have one are noted."""
+        there = {str(worker["name"]) for worker in self.cluster.scheduler_info["workers"].values()}
+        have = {name for name, spec in wanted.items() if there & {f"{name}{x}" for x in spec.get("group", ("",))}}
+        if have - self._arrived:
+            self._in_vain = 0
+        self._arrived |= have
+        return [name for name in wanted if name not in have and name not in self._ended]
 
-    def _fate(self, name: str, job: Any) -> str:
-        """Why a job will bring no worker; empty where it still may."""
-        if name in self.said:
-            return f"{self.system.submit}: {self.said[name]}"
+    def _ask_after(self, names: list[Any]) -> None:
+        """Look what became of a few jobs: a queueing system is not to be asked a hundred questions at once."""
+        for name in random.sample(names, min(_ASKED, len(names))):
+            if fate := self._fate(name):
+                self._ended[name] = fate
+
+    def _fate(self, name: Any) -> str:
+        """Why a job brings no worker any more; empty where it still may."""
+        if str(name) in self.said:
+            return f"{self.system.submit}: {self.said[str(name)]}"
+        job = self.cluster.workers.get(name)
+        if job is None:  # not submitted yet, or its worker left for so long that Dask has taken the job for ended
+            return "its worker has left" if name in self._arrived else ""
         if job.job_id is None or not self._is_gone(job.job_id):
             return ""
         return f"job {job.job_id} has ended without one{_last_words(job.log_directory, job.job_id)}"
+
+    def _nobody(self, fates: list[str]) -> ClusterError:
+        more = f", and {len(fates) - 1} more" if len(fates) > 1 else ""
+        return ClusterError(
+            f"no job brings a worker: {fates[0]}{more}",
+            rule="a job starts a worker that reaches this machine",
+            remedy=f"look at the job's output; compare {self.path}; log_directory in it says where output lies",
+        )
 
     def _is_gone(self, number: str) -> bool:
         try:
@@ -233,7 +271,7 @@ def _problem(content: Any) -> str:
         return f"system {content.get('system')!r}"
     if not isinstance(jobs, dict) or not _whole(jobs.get("maximum"), 1):
         return "jobs has no maximum, a whole number above 0"
-    if not _whole(jobs.get("minimum", 0), 0) or jobs.get("minimum", 0) > jobs["maximum"]:
+    if not _whole(jobs.get("minimum", 1), 1) or jobs.get("minimum", 1) > jobs["maximum"]:
         return f"jobs.minimum {jobs.get('minimum')!r}"
     return _problem_of_job(job) if isinstance(job, dict) else "no job"
 
