@@ -51,6 +51,8 @@ class Faults:
     """Seconds that every request waits."""
     lost_answers: int = 0
     """So many of the next writes are carried out, and the connection is cut instead of an answer."""
+    ignores: str = ""
+    """A header, If-Match or If-None-Match, that is not looked at."""
     skew_s: float = 0.0
     """How far the server's clock is ahead."""
     only: str = ""
@@ -139,15 +141,18 @@ class Answers(BaseHTTPRequestHandler):
 
     def _put(self, bucket: dict[str, Stored], key: str, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
         there = bucket.get(key)
-        if self.headers.get("If-None-Match") == "*" and there is not None:
+        if self._condition("If-None-Match") == "*" and there is not None:
             return self._no("412 PreconditionFailed")
-        if (wanted := self.headers.get("If-Match")) is not None:
+        if (wanted := self._condition("If-Match")) is not None:
             if there is None:
                 return self._no("404 NoSuchKey")
             if wanted != there.etag:
                 return self._no("412 PreconditionFailed")
         bucket[key] = Stored(body, self.server.held.now())
         return 200, {"ETag": bucket[key].etag}, b""
+
+    def _condition(self, header: str) -> str | None:
+        return None if self.server.held.faults.ignores == header else self.headers.get(header)
 
     def _get(self, stored: Stored) -> tuple[int, Mapping[str, str], bytes]:
         content, status, headers = stored.content, 200, {}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from wsi_seg.errors import OutputExistsError
+from wsi_seg.errors import OutputExistsError, WriteError
 from wsi_seg.output.store import lease as leases
 from wsi_seg.output.store import store_at
 
@@ -138,7 +138,7 @@ def test_it_is_renewed_for_as_long_as_it_is_held(store, bucket, stored, monkeypa
     monkeypatch.setattr(leases, "LIFE_S", 0.6)
     hold = store.hold(KEY, "it")
     time.sleep(1.0)
-    assert stored()["beat"] >= 2
+    assert stored()["beat"] >= 3
     hold.confirm()
     hold.release()
     assert not bucket.contents()
@@ -201,8 +201,16 @@ def test_a_short_silence_does_not(store, bucket, stored, monkeypatch):
     time.sleep(1.4)
     assert bucket.faults.unavailable == 0
     assert not lost.is_set()
-    assert stored()["beat"] >= 1
+    assert stored()["beat"] >= 2
     hold.release()
+    assert not bucket.contents()
+
+
+@pytest.mark.parametrize("header", ["If-None-Match", "If-Match"])
+def test_a_store_that_ignores_conditions_is_refused(store, bucket, header):
+    bucket.faults.ignores = header
+    with pytest.raises(WriteError, match="ignores the conditions of a write"):
+        store.hold(KEY, "it")
     assert not bucket.contents()
 
 

@@ -57,6 +57,7 @@ class Lease:
         patience = timedelta(seconds=PATIENCE_S)
         lease = cls(ObjectStore(root, request=patience, retries=patience), key, subject)
         lease._acquire()
+        lease._try_conditions()
         lease._thread.start()
         return lease
 
@@ -106,6 +107,24 @@ class Lease:
                 self._version = version
                 return
         raise held_by_another(self._subject, "it was faster")
+
+    def _try_conditions(self) -> None:
+        """See that the store refuses what it must: one that ignores conditions would let two processes in.
+
+        Raises WriteError.
+        """
+        overwrites = self._store.create(self._key, self._content()) is not None
+        before = self._version
+        if not overwrites:
+            self._renew()
+            overwrites = self._store.replace(self._key, self._content(), before) is not None
+        if overwrites:
+            self._store.remove(self._key)
+            raise WriteError(
+                f"cannot hold {self._subject}: the store ignores the conditions of a write",
+                rule="it must honour If-None-Match and If-Match, or two processes could write one result",
+                remedy="another service, or a later version of this one; or an --out in a folder",
+            )
 
     def _content(self) -> bytes:
         return json_bytes({**self._record, "beat": self._beat})
