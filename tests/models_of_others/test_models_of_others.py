@@ -292,6 +292,10 @@ REFUSED: dict[str, Refusal] = {
         lambda at: zoo.chain(SOFTMAX, image=(1, 3, 2**20, 2**20)),
         ("batches of 1 x 1048576 x 1048576 px", "with smaller ones"), {"tile_size": None},
     ),
+    "a batch that no memory holds": Refusal(  # of the card's tiles: the program itself demands only their number
+        lambda at: zoo.chain(SOFTMAX, image=(2**16 - 1, 3, "H", "W")),
+        ("batches of 65535 x 64 x 64 px", "33554432 in a batch of several", "with smaller ones"),
+    ),
     "one grey channel": Refusal(
         lambda at: zoo.chain(SOFTMAX, image=("N", 1, "H", "W")),
         ("whose input is (?, 1, ?, ?)", "takes RGB images"), {"layout": "NCHW"}, CardError,

@@ -20,8 +20,8 @@ NO_SIGNATURE = Signature()
 """Of a program that has no file."""
 _RAW_STD = 1 / 255
 """`std` that feeds 0-255."""
-MAX_PIXELS = 2**28
-"""Pixels of one batch that a program may demand."""
+MAX_TILE_PIXELS, MAX_BATCH_PIXELS = 2**28, 2**25
+"""Pixels that a program may demand: of a tile, and of several at once (which are predicted, padded, as one)."""
 _ACTIVATED = ("Softmax", "Sigmoid")
 """Operations that prove an output to be probabilities."""
 
@@ -149,11 +149,12 @@ def _with_tile(card: ModelCard, given: set[str], signature: Signature) -> ModelC
             rule="tiles are square",
             remedy="export it with equal sides, or with dynamic height and width",
         )
-    side = height or width
-    if (count or 1) * (side or 1) ** 2 > MAX_PIXELS:
+    side, n_tiles = height or width, count or 1
+    tile = side or card.tile_size
+    if n_tiles * tile**2 > (MAX_BATCH_PIXELS if n_tiles > 1 else MAX_TILE_PIXELS):
         raise ModelLoadError(
-            f"the program of {card.name!r} takes batches of {count or 1} x {side or 1} x {side or 1} px",
-            rule=f"at most {MAX_PIXELS} px in one batch",
+            f"the program of {card.name!r} takes batches of {n_tiles} x {tile} x {tile} px",
+            rule=f"at most {MAX_TILE_PIXELS} px in a tile, and {MAX_BATCH_PIXELS} in a batch of several",
             remedy="export it with dynamic axes, or with smaller ones",
         )
     if side is None or side == card.tile_size:
