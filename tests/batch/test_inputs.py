@@ -132,5 +132,7 @@ def test_files_that_are_taken_for_one_slide_are_said_to_be(tmp_path: Path) -> No
 
 def test_a_pattern_that_matches_no_slide_is_refused(tmp_path: Path) -> None:
     _touch(tmp_path / "empty" / "x.txt")
-    with pytest.raises(BatchError, match="holds no slide"):
+    with pytest.raises(BatchError, match=r"no slide matches .*e\*.*check the pattern"):
         find_slides([str(tmp_path / "e*")])
+    with pytest.raises(BatchError, match="empty holds no slide"):
+        find_slides([str(tmp_path / "empty")])

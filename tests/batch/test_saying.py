@@ -12,11 +12,12 @@ import pytest
 from tests.batch.conftest import Batches, Program
 from wsi_seg.batch import BatchSlide, Tally
 from wsi_seg.cli import batch_progress
+from wsi_seg.cli.verify import verify
 from wsi_seg.engine.cluster.events import Connected, Phase, SlideBegan, SlideChanged, TaskEnded, WorkersChanged
 from wsi_seg.engine.cluster.messages import TaskReceipt
 from wsi_seg.engine.events import RunStarted
 from wsi_seg.engine.job import TaskKey
-from wsi_seg.errors import SlideOpenError
+from wsi_seg.errors import ModelLoadError, SlideOpenError, UsageError
 
 STRANGE = os.fsdecode(b"n\xff\x1b[31m")
 
@@ -102,3 +103,15 @@ def test_the_address_of_dasks_pages_is_told_where_there_are_any() -> None:
     assert tally.notes == []
     tally.hear(Connected("http://127.0.0.1:1/status"))
     assert tally.notes == ["Dask's pages: http://127.0.0.1:1/status"]
+
+
+def test_a_model_of_a_row_that_is_none_is_told_with_its_slide(batch: Batches, tiny_slide: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match=rf"{tiny_slide.name}: model 'nuclie'"):
+        batch([BatchSlide(tiny_slide, "a", model="nuclie")], tmp_path / "out")
+
+
+def test_verify_sends_the_folder_of_a_batch_to_its_results(batch: Batches, tiny_slide: Path, tmp_path: Path) -> None:
+    batch([BatchSlide(tiny_slide, "a")], tmp_path / "out")
+    with pytest.raises(UsageError, match=r"is the folder of a batch.*NAME\.seg\.zarr.*wsi-seg status"):
+        verify(str(tmp_path / "out"))
+    verify(str(tmp_path / "out" / "a.seg.zarr"))

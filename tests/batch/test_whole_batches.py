@@ -40,8 +40,9 @@ def _command(slides: Path, out: Path) -> list[str]:
 def _started(slides: Path, out: Path) -> Iterator[subprocess.Popen[str]]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        _command(slides, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+        _command(slides, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        start_new_session=True,
+    )  # fmt: skip
     try:
         yield process
     finally:
@@ -101,7 +102,7 @@ def test_ctrl_c_stops_in_time_and_the_same_command_goes_on(
     with _started(slides, out) as process:
         _wait(lambda: len(_blocks(out)) > 2 or process.poll() is not None)
         children = _tree(process)
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the command
         began = time.monotonic()
         said, err = process.communicate(timeout=60)
         assert time.monotonic() - began < 10

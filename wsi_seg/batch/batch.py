@@ -27,7 +27,7 @@ from wsi_seg.engine.cluster.messages import Assignment, Orders
 from wsi_seg.engine.options import RunOptions, Scheduler
 from wsi_seg.engine.report import RunReport
 from wsi_seg.engine.target import Target
-from wsi_seg.errors import BatchError, WsiSegError
+from wsi_seg.errors import BatchError, ModelLoadError, WsiSegError
 from wsi_seg.output.store import Location, location_of
 
 Where = LocalWorkers | Scheduler | Path
@@ -98,7 +98,7 @@ class _Batch:
         self._asked = Asked()
         self.asked: dict[str, Any] = self._asked.of(options.run, tiff=options.tiff)
         """Of all slides: what must be the same when the batch goes on. What a manifest says of one is in its record."""
-        self._asked_of = {slide.name: self._asked.of(self._options_of(slide), tiff=options.tiff) for slide in slides}
+        self._asked_of = {slide.name: self._asked_for(slide) for slide in slides}
         self._began = monotonic()
         self._n_new = 0
 
@@ -193,6 +193,15 @@ class _Batch:
         suffix = ".ome.tif" if self._options.tiff else ".seg.zarr"
         out = self._folder.path.absolute() / f"{slide.name}{suffix}"
         return Target.of(slide.path, out, self._options_of(slide))
+
+    def _asked_for(self, slide: BatchSlide) -> dict[str, Any]:
+        """What is asked of one slide. Raises ModelLoadError, which names the slide where the model is its own."""
+        try:
+            return self._asked.of(self._options_of(slide), tiff=self._options.tiff)
+        except ModelLoadError as error:
+            if slide.model is None:
+                raise
+            raise ModelLoadError(f"{slide.path}: {error.what}", rule=error.rule, remedy=error.remedy) from error
 
     def _options_of(self, slide: BatchSlide) -> RunOptions:
         common = self._options.run

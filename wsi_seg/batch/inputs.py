@@ -62,8 +62,7 @@ def find_slides(inputs: Sequence[str]) -> Inputs:
     for text in inputs:
         slides = list(_of_input(text, notes))
         if not slides:
-            rule = f"a folder is searched for {', '.join(SLIDE_SUFFIXES)} and Zarr folders"
-            raise BatchError(f"{text} holds no slide", rule=rule, remedy="name the files, or use a pattern")
+            raise _nothing_in(text)
         for slide in slides:
             found[slide.path.absolute()] = slide
     if not found:
@@ -71,6 +70,15 @@ def find_slides(inputs: Sequence[str]) -> Inputs:
     slides = list(found.values())
     _refuse_same_names(slides)
     return Inputs(tuple(slides), tuple(notes))
+
+
+def _nothing_in(text: str) -> BatchError:
+    if not Path(text).exists():
+        return BatchError(
+            f"no slide matches {text}", rule="** stands for any folders below", remedy="check the pattern"
+        )
+    rule = f"a folder is searched for {', '.join(SLIDE_SUFFIXES)} and Zarr folders"
+    return BatchError(f"{text} holds no slide", rule=rule, remedy="name the files, or use a pattern")
 
 
 def _of_input(text: str, notes: list[str]) -> Iterator[BatchSlide]:

@@ -33,6 +33,7 @@ def verify(
     tile tables and a sample of its bytes; or all of them, after a run with --full-hash. Exit code 1 when something
     differs.
     """
+    from wsi_seg.batch.folder import BatchFolder
     from wsi_seg.engine.same_slide import compare_slide
     from wsi_seg.output.store import location_of
     from wsi_seg.output.verify import verify_result
@@ -41,6 +42,12 @@ def verify(
     if isinstance(place, Path) and place.is_file():
         raise UsageError(
             f"{result} is a file", rule="verify checks result folders, NAME.seg.zarr, which hold a hash of every part"
+        )
+    if isinstance(place, Path) and BatchFolder(place).exists:
+        raise UsageError(
+            f"{result} is the folder of a batch",
+            rule="verify checks one result",
+            remedy=f"wsi-seg verify {place / 'NAME.seg.zarr'}; wsi-seg status {result} says what there is",
         )
     report = verify_result(place)
     check = None if slide is None else compare_slide(place, slide)

@@ -119,6 +119,7 @@ def local_workers(wanted: LocalWorkers) -> Iterator[Connection]:
         "memory_limit": wanted.memory_bytes // wanted.processes,
         "dashboard": False,
         "silence_logs": 40,
+        "preload": ["wsi_seg.engine.cluster.preload"],
     }
     each: list[dict[str, str]] = [{"CUDA_VISIBLE_DEVICES": device} for device in wanted.devices]
     each = each or [{} for _ in range(wanted.processes)]
