@@ -114,6 +114,17 @@ def test_ctrl_c_stops_in_time_and_the_same_command_goes_on(
     _finish(slides, out, undisturbed)
 
 
+@pytest.mark.parametrize("after_s", [0.0, 0.1, 0.3])
+def test_ctrl_c_while_the_workers_start_is_no_less_clean(slides: Path, tmp_path: Path, after_s: float) -> None:
+    with _started(slides, tmp_path / "out") as process:
+        _wait(lambda: len(psutil.Process(process.pid).children()) > 1 or process.poll() is not None)
+        time.sleep(after_s)
+        os.killpg(process.pid, signal.SIGINT)
+        said, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err + said
+    assert "Traceback" not in err + said
+
+
 def test_a_second_batch_is_refused_until_the_first_is_killed(
     slides: Path, tmp_path: Path, undisturbed: dict[str, dict[str, bytes]]
 ) -> None:

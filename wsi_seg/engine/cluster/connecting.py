@@ -9,13 +9,14 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from wsi_seg.engine.cluster.interrupts import children_ignore_interrupts
 from wsi_seg.engine.options import Scheduler
 from wsi_seg.errors import ClusterError, UsageError
 
@@ -124,11 +125,12 @@ def local_workers(wanted: LocalWorkers) -> Iterator[Connection]:
     each: list[dict[str, str]] = [{"CUDA_VISIBLE_DEVICES": device} for device in wanted.devices]
     each = each or [{} for _ in range(wanted.processes)]
     workers = {n: {"cls": Nanny, "options": {**common, "env": env}} for n, env in enumerate(each)}
-    with (
-        dask.config.set(SETTINGS),
-        SpecCluster(workers=workers, scheduler={"cls": Scheduler, "options": scheduler}, silence_logs=40) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with ExitStack() as held:
+        held.enter_context(dask.config.set(SETTINGS))
+        with children_ignore_interrupts():
+            cluster = SpecCluster(workers=workers, scheduler={"cls": Scheduler, "options": scheduler}, silence_logs=40)
+            held.enter_context(cluster)
+        client = held.enter_context(Client(cluster, set_as_default=False))
         yield Connection(client)
 
 
