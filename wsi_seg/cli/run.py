@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -36,6 +37,9 @@ def run(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Also print where the time went, on standard error.")
+    ] = False,
     *,
     options: RunOptions,
     where: Scheduler | None,
@@ -48,14 +52,18 @@ def run(
     from wsi_seg.cli.progress import progress_bar
     from wsi_seg.engine.run import run_slide
     from wsi_seg.engine.signals import stop_on_signals
+    from wsi_seg.engine.stages import process_age_s
     from wsi_seg.errors import UsageError
 
     if tiff not in ("subifd", "flat"):
         raise UsageError(f"--tiff {tiff!r}", rule="subifd or flat")
+    began_after = process_age_s() if profile else 0.0
     asked = replace(options, scheduler=where, overwrite=overwrite, restart=restart, flat_tiff=tiff == "flat")
     with progress_bar(enabled=not (quiet or as_json)) as listener, stop_on_signals() as stop:
         report = run_slide(slide, asked, out=out, listener=listener, stop=stop)
     print(report.to_json() if as_json else report.describe())
+    if profile:
+        print(report.describe_profile(began_after), file=sys.stderr)
     if report.n_failed_tiles:
         raise typer.Exit(3)
 

@@ -20,7 +20,8 @@ from wsi_seg.engine.feed import RowFeed
 from wsi_seg.engine.postprocessing import GrownBlock, postprocessed_labels
 from wsi_seg.engine.predicting import Answer, Prediction
 from wsi_seg.engine.pyramid import write_shards
-from wsi_seg.engine.receipt import Receipt, StageClock
+from wsi_seg.engine.receipt import Receipt
+from wsi_seg.engine.stages import StageClock
 from wsi_seg.errors import PredictorError, RegionReadError
 from wsi_seg.geometry import Box
 from wsi_seg.output.status import TileStatus
@@ -47,8 +48,7 @@ def run_block(session: Session, row: int, column: int) -> Receipt:
     work.mask_roi()
     labels = work.postprocessed()
     work.clear_probabilities(labels)
-    with work.clock.stage("write"):
-        shards, counts = write_shards(session, 0, (row, column), labels, work.surface.probabilities)
+    shards, counts = write_shards(session, work.clock, 0, (row, column), labels, work.surface.probabilities)
     receipt = Receipt(
         tier=0,
         row=row,
@@ -134,9 +134,8 @@ class _BlockWork:
         if not todo:
             return
         span = self.grid.tile_box(row, todo[0]).hull(self.grid.tile_box(row, todo[-1]))
-        with self.clock.stage("read"):
-            feed = self._feed_for(span)
-            pixels = self._strip(feed, span)
+        feed = self._feed_for(span)
+        pixels = self._strip(feed, span)
         for column in todo:
             box = self.grid.tile_box(row, column)
             if pixels is None:
@@ -148,7 +147,8 @@ class _BlockWork:
     def _feed_for(self, span: Box) -> RowFeed:
         """A feed that delivers the columns of `span`: what neighbours have predicted at the sides is not read again."""
         if self.feed is None or not self.feed.left <= span.x0 or not span.x1 <= self.feed.right:
-            self.feed = RowFeed(self.session.slide, self.plan.scale, (span.x0, span.x1), self.plan.card.background)
+            columns, fill = (span.x0, span.x1), self.plan.card.background
+            self.feed = RowFeed(self.session.slide, self.plan.scale, columns, fill, self.clock)
         return self.feed
 
     def _left_out(self, key: Key) -> bool:
@@ -173,7 +173,7 @@ class _BlockWork:
         if self.session.trial is not None:
             self.session.trial("read", [key])
         try:
-            with self.clock.stage("read"):
+            with self.clock.stage("decode"):
                 pixels = read_canvas(self.session.slide, self.plan.scale, box, self.plan.card.background)
         except RegionReadError as error:
             self.session.log_failure(key, error)
@@ -206,7 +206,8 @@ class _BlockWork:
         return any(block != self.block for block, _ in self.session.blocks_needing(self.grid.support(*key)))
 
     def _enqueue(self, key: Key, pixels: NDArray[np.uint8]) -> None:
-        self.batch[len(self.waiting)] = pixels
+        with self.clock.stage("pack"):
+            self.batch[len(self.waiting)] = pixels
         self.waiting.append(key)
         if len(self.waiting) == len(self.batch):
             self._flush()

@@ -15,6 +15,7 @@ from wsi_seg.geometry import Box, align_up
 from wsi_seg.slide.canvas import Rgb, canvas_pixels, read_level
 
 if TYPE_CHECKING:
+    from wsi_seg.engine.stages import StageClock
     from wsi_seg.plan import Scale
     from wsi_seg.slide import Slide
 
@@ -26,8 +27,8 @@ class RowFeed:
     own tiles, so that overlapping tile rows cost one decode. Not for several threads.
     """
 
-    def __init__(self, slide: Slide, scale: Scale, columns: tuple[int, int], fill: Rgb) -> None:
-        self._slide, self._scale, self._fill = slide, scale, fill
+    def __init__(self, slide: Slide, scale: Scale, columns: tuple[int, int], fill: Rgb, clock: StageClock) -> None:
+        self._slide, self._scale, self._fill, self._clock = slide, scale, fill, clock
         self._columns = columns
         self._row_step = _row_step(slide, scale.level)
         self._bottom = slide.levels[scale.level].size[0]
@@ -51,8 +52,10 @@ class RowFeed:
         """
         wanted = Box(y0, self._columns[0], y1, self._columns[1])
         area = self._scale.level_box(wanted)
-        self._hold(area)
-        return canvas_pixels(self._scale, self._buffer[: area.height], area, wanted)
+        with self._clock.stage("decode"):
+            self._hold(area)
+        with self._clock.stage("resample"):
+            return canvas_pixels(self._scale, self._buffer[: area.height], area, wanted)
 
     def _hold(self, area: Box) -> None:
         """Make the buffer begin with the level rows of `area`."""

@@ -25,8 +25,8 @@ from wsi_seg.slide.canvas import read_canvas
 
 if TYPE_CHECKING:
     from wsi_seg.engine.band import Surface
-    from wsi_seg.engine.receipt import StageClock
     from wsi_seg.engine.session import Session
+    from wsi_seg.engine.stages import StageClock
 
 READ = (TileStatus.DONE, TileStatus.REDONE_FP32)
 """Statuses of tiles that have labels, so that their pixels can be read."""

@@ -6,7 +6,9 @@ Owns the order in which facts are gathered before the work: resolution, scale, t
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
@@ -18,6 +20,7 @@ from wsi_seg.engine.batch_size import TriedBatch, fitting_batch
 from wsi_seg.engine.models import Models
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.same_slide import whole_sha256
+from wsi_seg.engine.stages import StageClock, added
 from wsi_seg.engine.stopping import check_stop
 from wsi_seg.engine.sums import BLENDS, chosen_blend
 from wsi_seg.engine.tolerance import readable_thumbnail
@@ -61,6 +64,8 @@ class Planned:
     """`host` or `device`."""
     slide_sha256: str
     """Of all bytes of the slide; empty where that was not asked for."""
+    preparing: Mapping[str, float] = field(kw_only=True, default_factory=dict)
+    """Seconds by step of the preparation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,7 @@ class Prepared(Planned):
     @property
     def planned(self) -> Planned:
         """The part that can travel."""
-        return Planned(self.slide, self.model, self.plan, self.thumbnail, self.blend, self.slide_sha256)
+        return Planned(**{each.name: getattr(self, each.name) for each in fields(Planned)})
 
 
 def usable_cores() -> int:
@@ -90,6 +95,20 @@ class _Loaded:
     models: Models
 
 
+class _Steps:
+    """The steps of a preparation: how long each takes, and an end after any of them where that is asked for."""
+
+    def __init__(self, stop: Event | None) -> None:
+        self.clock, self._stop = StageClock(), stop
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Raises RunStopped at its end."""
+        with self.clock.stage(name):
+            yield
+        check_stop(self._stop)
+
+
 def prepare(
     source: Path | Slide, options: RunOptions, stop: Event | None = None, models: Models | None = None
 ) -> Prepared:
@@ -101,8 +120,10 @@ def prepare(
     """
     from wsi_seg.plan import read_roi
 
+    steps = _Steps(stop)
     _check(options)
-    slide = _opened(source, options)
+    with steps.step("open"):
+        slide = _opened(source, options)
     roi = None if options.roi is None else read_roi(options.roi, slide.bounds)
     if slide.mpp is None:
         raise MissingMppError(
@@ -111,10 +132,10 @@ def prepare(
             remedy="give the um per px of level 0 with --mpp",
         )
     workers = options.workers or usable_cores()
-    loaded = _load(options, workers, models or Models())
+    with steps.step("load"):
+        loaded = _load(options, workers, models or Models())
     options = _as_the_program_demands(options, loaded.predictor)
-    check_stop(stop)
-    return _measured(slide, roi, loaded, options, workers, stop)
+    return _measured(slide, roi, loaded, options, workers, steps)
 
 
 def _check(options: RunOptions) -> None:
@@ -195,7 +216,7 @@ def _measured(
     loaded: _Loaded,
     options: RunOptions,
     workers: int,
-    stop: Event | None,
+    steps: _Steps,
 ) -> Prepared:
     """Look at the slide and at what the model does on it, and make the plan."""
     from wsi_seg.infer import default_batch, measure_halo, member_cards, model_notes, model_sha256
@@ -219,22 +240,27 @@ def _measured(
     choose_tiling(
         predictor.card, predictor.card.halo, tile=options.tile, overlap=options.overlap, window=options.window
     )
-    thumbnail, notes = readable_thumbnail(slide, THUMBNAIL_SIDE)
-    check_stop(stop)
+    with steps.step("thumbnail"):
+        thumbnail, notes = readable_thumbnail(slide, THUMBNAIL_SIDE)
     _refuse_hopeless(predictor, options, workers)
-    probes = probe_tiles(slide, scale, thumbnail, options.tile or predictor.card.tile_size)
+    with steps.step("thumbnail"):
+        probes = probe_tiles(slide, scale, thumbnail, options.tile or predictor.card.tile_size)
     height, width = scale.canvas_size
-    loaded, chosen = _chosen(loaded, probes, height * width)
+    with steps.step("choose"):
+        loaded, chosen = _chosen(loaded, probes, height * width)
     model, predictor = loaded.model, loaded.predictor
-    check_stop(stop)
     blend = chosen_blend(options.blend, predictor)
-    halo = predictor.card.halo if predictor.card.halo is not None else measure_halo(predictor, probes)
-    check_stop(stop)
-    of_model = model_notes(model, predictor, halo)  # reads the file again: before memory is measured
+    with steps.step("halo"):
+        halo = predictor.card.halo if predictor.card.halo is not None else measure_halo(predictor, probes)
+    with steps.step("load"):
+        of_model = model_notes(model, predictor, halo)  # reads the file again: before memory is measured
     tile = choose_tiling(predictor.card, halo, tile=options.tile, overlap=options.overlap, window=options.window).tile
     wanted = options.batch or predictor.fixed_input[0] or default_batch(predictor.facts.device, tile)
-    touch_steps(predictor.card, options)  # before memory is measured, too
-    batch = fitting_batch(predictor, wanted, tile, workers, lambda size: batch_is_independent(predictor, probes, size))
+    with steps.step("warm up"):
+        touch_steps(predictor.card, options)  # before memory is measured, too
+        batch = fitting_batch(
+            predictor, wanted, tile, workers, lambda size: batch_is_independent(predictor, probes, size)
+        )
     program = ProgramFacts(
         sha256=model_sha256(model),
         runtime=predictor.facts.runtime,
@@ -249,11 +275,13 @@ def _measured(
     )
     batch = replace(batch, resident_bytes=batch.resident_bytes + outside_bytes(slide.reader, workers))
     wishes = _plan_options(options, batch, workers)
-    check_stop(stop)
-    plan = make_plan(PlanRequest(facts, predictor.card, program, wishes, thumbnail, roi))
+    with steps.step("plan"):
+        plan = make_plan(PlanRequest(facts, predictor.card, program, wishes, thumbnail, roi))
     told = (*notes, *chosen, *batch.notes, *plan.notes, *of_model)
-    full_hash = whole_sha256(slide) if options.full_hash else ""
-    return Prepared(slide, model, replace(plan, notes=told), thumbnail, blend, full_hash, predictor)
+    with steps.step("open"):
+        full_hash = whole_sha256(slide) if options.full_hash else ""
+    plan, preparing = replace(plan, notes=told), added([steps.clock.seconds])
+    return Prepared(slide, model, plan, thumbnail, blend, full_hash, predictor, preparing=preparing)
 
 
 def _chosen(loaded: _Loaded, probes: NDArray[np.uint8], n_px: int) -> tuple[_Loaded, tuple[str, ...]]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from wsi_kernels import count_labels, halve_majority, halve_mean
 
 from wsi_seg.engine.receipt import Receipt, ShardRecord
+from wsi_seg.engine.stages import StageClock
 from wsi_seg.geometry import Box, ceil_div
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ Labels = NDArray[Any]
 
 def write_shards(
     session: Session,
+    clock: StageClock,
     tier: int,
     at: tuple[int, int],
     labels: Labels,
@@ -41,17 +43,19 @@ def write_shards(
     shards: dict[str, ShardRecord] = {}
     counts: tuple[int, ...] = ()
     if tier == 0:
-        histogram = count_labels(labels, n_classes)
+        with clock.stage("pyramid"):
+            histogram = count_labels(labels, n_classes)
         counts = (*(int(n) for n in histogram), int(labels.size - histogram.sum()))
-        shards |= _write(session, level, box, labels, probabilities)
+        shards |= _write(session, clock, level, box, labels, probabilities)
     for above in layout.tier_levels(tier):
         if above == level:
             continue
-        if probabilities is not None:
-            probabilities = halve_mean(probabilities, labels, ignore)
-        labels = halve_majority(labels, ignore, n_classes)
+        with clock.stage("pyramid"):
+            if probabilities is not None:
+                probabilities = halve_mean(probabilities, labels, ignore)
+            labels = halve_majority(labels, ignore, n_classes)
         box = Box(box.y0 // 2, box.x0 // 2, ceil_div(box.y1, 2), ceil_div(box.x1, 2))
-        shards |= _write(session, above, box, labels, probabilities)
+        shards |= _write(session, clock, above, box, labels, probabilities)
     return shards, counts
 
 
@@ -61,18 +65,27 @@ def run_pyramid(session: Session, key: TaskKey) -> Receipt:
     started = perf_counter()
     layout = session.job.plan.layout
     level, box = key.tier * layout.depth, layout.task_box(key.tier, key.row, key.column)
-    labels = session.result.read_labels(level, box)
-    probabilities = session.result.read_probabilities(level, box) if session.job.result.probabilities else None
-    shards, _ = write_shards(session, key.tier, (key.row, key.column), labels, probabilities)
-    receipt = Receipt(key.tier, key.row, key.column, shards, seconds=perf_counter() - started)
+    clock = StageClock()
+    with clock.stage("pyramid"):
+        labels = session.result.read_labels(level, box)
+        probabilities = session.result.read_probabilities(level, box) if session.job.result.probabilities else None
+    shards, _ = write_shards(session, clock, key.tier, (key.row, key.column), labels, probabilities)
+    seconds = perf_counter() - started
+    receipt = Receipt(key.tier, key.row, key.column, shards, seconds=seconds, stages=clock.seconds)
     session.leave_marker(receipt)
     return receipt
 
 
 def _write(
-    session: Session, level: int, box: Box, labels: Labels, probabilities: NDArray[np.uint8] | None
+    session: Session,
+    clock: StageClock,
+    level: int,
+    box: Box,
+    labels: Labels,
+    probabilities: NDArray[np.uint8] | None,
 ) -> dict[str, ShardRecord]:
-    written = dict([session.writer.write_labels(level, box, labels)])
-    if probabilities is not None:
-        written |= dict([session.writer.write_probabilities(level, box, probabilities)])
+    with clock.stage("write"):
+        written = dict([session.writer.write_labels(level, box, labels)])
+        if probabilities is not None:
+            written |= dict([session.writer.write_probabilities(level, box, probabilities)])
     return written

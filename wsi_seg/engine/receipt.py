@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from time import perf_counter
 from typing import Any
 
 from wsi_seg.output.status import TileStatus
@@ -84,25 +82,11 @@ class WorkDone:
     """Wall time of the task graph."""
     n_resumed: int = 0
     """How many of the receipts, the first ones, are of earlier runs."""
+    n_workers: int = 0
+    """Threads of this process that worked; 0 where a cluster did."""
 
     @property
     def mpx_per_s(self) -> float:
         """Megapixels that got a label in this run, over the seconds its tasks took."""
         new = [receipt for receipt in self.receipts[self.n_resumed :] if receipt.tier == 0]
         return sum(sum(receipt.counts[:-1]) for receipt in new) / 1e6 / max(1e-9, self.seconds_working)
-
-
-class StageClock:
-    """Adds up wall seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Count the time inside the `with` for `name`."""
-        started = perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - started

@@ -38,6 +38,29 @@ class RunReport:
         """The report for machines."""
         return json.dumps(self.to_mapping(), indent=2)
 
+    def describe_profile(self, started_s: float = 0.0) -> str:
+        """Where the time went, for people; empty where that is not known.
+
+        `started_s`: seconds that the process had taken before it was told to run.
+        """
+        cost = self.summary.performance
+        if cost is None:
+            return ""
+        before = {"start of the program": started_s} | {name: value for name, value in cost.preparing.items() if value}
+        after = max(0.0, cost.seconds - cost.seconds_working - sum(cost.preparing.values()))
+        tasks = cost.seconds_of_tasks
+        spent = max(1e-9, tasks, cost.seconds_working * cost.n_workers)
+        lines = ["seconds before the work"]
+        lines += [f"  {name:<22}{seconds:9.3f}" for name, seconds in before.items()]
+        workers = f"{cost.n_workers} workers" if cost.n_workers else "a cluster"
+        lines.append(f"seconds of {workers} in {cost.seconds_working:.3f} s of work, and their share")
+        work = {**cost.stages, "everything else": max(0.0, tasks - sum(cost.stages.values()))}
+        if cost.n_workers:
+            work["without a task"] = max(0.0, spent - tasks)
+        lines += [f"  {name:<22}{seconds:9.3f}{100 * seconds / spent:7.1f} %" for name, seconds in work.items()]
+        lines += ["seconds around it", f"  {'begin and commit':<22}{after:9.3f}"]
+        return "\n".join(lines)
+
     def describe(self) -> str:
         """The report for people."""
         from wsi_seg.output.summary import area_text

@@ -86,7 +86,8 @@ class _Run:
             todo = [key for key in all_tasks(job.plan.layout) if key not in done]
             self.listener(started_event(job, len(todo), done.values()))
             self._work(job, todo)
-            spent = Spent(perf_counter() - started, perf_counter() - began, done.keys())
+            now, workers = perf_counter(), job.plan.memory.n_workers
+            spent = Spent(now - started, now - began, done.keys(), workers)
             return finish(run, self.prepared, self.target, spent, self.stop)
 
     def _work(self, job: RunJob, todo: list[TaskKey]) -> None:

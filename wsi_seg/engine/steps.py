@@ -35,6 +35,8 @@ class Spent:
     """Wall time of the tasks."""
     resumed: Collection[TaskKey] = ()
     """Tasks that an earlier run had done."""
+    n_workers: int = 0
+    """Threads of this process that worked; 0 where a cluster did."""
 
 
 def identity_of(plan: Plan) -> RunIdentity:
@@ -80,7 +82,13 @@ def finish(run: RunDirectory, planned: Planned, target: Target, spent: Spent, st
     spec = result_spec(planned)
     loaded = [marker for tier in range(spec.layout.n_tiers) for marker in run.markers.load(tier).values()]
     receipts = sorted(map(Receipt.from_mapping, loaded), key=lambda receipt: _key(receipt) not in spent.resumed)
-    work = WorkDone(receipts, perf_counter() - spent.seconds, spent.seconds_working, n_resumed=len(spent.resumed))
+    work = WorkDone(
+        receipts,
+        perf_counter() - spent.seconds,
+        spent.seconds_working,
+        n_resumed=len(spent.resumed),
+        n_workers=spent.n_workers,
+    )
     return target.commit(run, spec, planned, work, stop)
 
 

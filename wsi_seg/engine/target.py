@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.receipt import Receipt, WorkDone
 from wsi_seg.engine.report import RunReport
+from wsi_seg.engine.stages import added
 from wsi_seg.engine.stopping import check_stop
 from wsi_seg.engine.versions import REPORTED, versions_of
 from wsi_seg.engine.warm_up import peak_bytes
@@ -231,18 +232,17 @@ def _summary(spec: ResultSpec, planned: Planned, work: WorkDone, tiles: NDArray[
     from wsi_seg.output.summary import Performance, make_summary
 
     blocks = [receipt for receipt in work.receipts if receipt.tier == 0]
-    stages: dict[str, float] = {}
-    for receipt in blocks:
-        for name, seconds in receipt.stages.items():
-            stages[name] = stages.get(name, 0.0) + seconds
     seconds = perf_counter() - work.started
     performance = Performance(
         seconds=seconds,
         mpx_per_s=work.mpx_per_s,
         peak_memory_bytes=peak_bytes(),
         n_predicted=sum(receipt.n_predicted for receipt in blocks),
-        stages={name: round(value, 3) for name, value in stages.items()},
+        stages=added(receipt.stages for receipt in work.receipts),
         seconds_working=work.seconds_working,
+        seconds_of_tasks=round(sum(receipt.seconds for receipt in work.receipts), 3),
+        n_workers=work.n_workers,
+        preparing=planned.preparing,
     )
     return make_summary(
         spec,

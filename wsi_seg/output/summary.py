@@ -51,6 +51,12 @@ class Performance:
     """Seconds by stage of the work, summed over threads."""
     seconds_working: float = 0.0
     """Of the wall time, that in which tasks ran: without loading and planning before, and committing after."""
+    seconds_of_tasks: float = 0.0
+    """What the tasks took, summed over threads; more than the stages, which leave little things out."""
+    n_workers: int = 0
+    """Threads that did the tasks; 0 where a cluster's workers did."""
+    preparing: Mapping[str, float] = field(default_factory=dict)
+    """Of the wall time, seconds by step before the work: open, load, thumbnail, choose, halo, warm up, plan."""
 
 
 @dataclass(frozen=True, slots=True)
