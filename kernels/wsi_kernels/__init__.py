@@ -8,7 +8,7 @@ where it is used. Decisions and proofs: kernels/DESIGN.md.
 from wsi_kernels.blend import accumulate, accumulate_probabilities, quantise
 from wsi_kernels.components import fill_holes, remove_small
 from wsi_kernels.crf import FieldShape, mean_field
-from wsi_kernels.label import count_labels, label_argmax, label_threshold, probabilities_uint8
+from wsi_kernels.label import count_labels, label_argmax, label_probabilities, label_threshold, probabilities_uint8
 from wsi_kernels.pack import pack_nchw, pack_nhwc
 from wsi_kernels.polygon import fill_polygons
 from wsi_kernels.pyramid import halve_majority, halve_mean
@@ -29,6 +29,7 @@ __all__ = [
     "halve_majority",
     "halve_mean",
     "label_argmax",
+    "label_probabilities",
     "label_threshold",
     "mean_field",
     "otsu_threshold",

@@ -38,11 +38,17 @@ def quantise(probabilities: NDArray[np.float32], out: NDArray[np.uint16]) -> boo
 
 
 @kernel
-def _level_of(v):  # type: ignore[no-untyped-def]
+def level_of(v):  # type: ignore[no-untyped-def]
     """Quantised value of one probability, uint32 0 … 65535; NaN becomes 0."""
     v = v if v > np.float32(0) else np.float32(0)
     v = v if v < np.float32(1) else np.float32(1)
     return np.uint32(np.int32(np.rint(np.float64(v) * 65535.0)))  # 24 + 16 bits: exact in float64
+
+
+@kernel
+def is_no_probability(v):  # type: ignore[no-untyped-def]
+    """1 for NaN and what lies outside [-0.01, 1.01], else 0; uint32."""
+    return np.uint32(not (_LOW <= v <= _HIGH))
 
 
 @kernel
@@ -56,8 +62,8 @@ def _quantise(source_rows, target_rows, shape):  # type: ignore[no-untyped-def]
             t = c * target_strides[0] + i * target_strides[1]
             p, out = source[s : s + width], target[t : t + width]
             for j in range(width):
-                bad |= np.uint32(not (_LOW <= p[j] <= _HIGH))  # true for NaN as well
-                out[j] = np.uint16(_level_of(p[j]))
+                bad |= is_no_probability(p[j])
+                out[j] = np.uint16(level_of(p[j]))
     return bad == 0
 
 
@@ -161,11 +167,11 @@ def _accumulate_probabilities(target_rows, source_rows, axis_weights, place, row
             p, canvas = source[s : s + n], target[t : t + n]
             if undo:
                 for j in range(n):
-                    canvas[j] -= np.uint32(_level_of(p[j]) * weights[j])
+                    canvas[j] -= np.uint32(level_of(p[j]) * weights[j])
             else:
                 for j in range(n):
-                    bad |= np.uint32(not (_LOW <= p[j] <= _HIGH))  # true for NaN as well
-                    canvas[j] += np.uint32(_level_of(p[j]) * weights[j])
+                    bad |= is_no_probability(p[j])
+                    canvas[j] += np.uint32(level_of(p[j]) * weights[j])
     return bad == 0
 
 

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wsi_kernels import count_labels, label_argmax, label_threshold, probabilities_uint8
+from wsi_kernels import (
+    accumulate_probabilities,
+    count_labels,
+    label_argmax,
+    label_probabilities,
+    label_threshold,
+    probabilities_uint8,
+)
 from wsi_kernels.blend import FULL, ONE
 
 from tests.kernels import naive
@@ -50,6 +57,64 @@ class TestArgmax:
     def test_refuses_another_shape(self):
         with pytest.raises(ValueError, match=r"out is uint8 \(2, 2\); expected uint8\|uint16 \(2, 3\)"):
             label_argmax(np.zeros((2, 2, 3), np.uint32), np.zeros((2, 2), np.uint8))
+
+
+class TestProbabilities:
+    """One prediction per px: the bits of blending it at full weight and labelling the sums."""
+
+    @staticmethod
+    def expected(probabilities, threshold, dtype):
+        canvas = np.zeros(probabilities.shape, np.uint32)
+        full = [np.full(side, 256, np.uint32) for side in probabilities.shape[1:]]
+        assert accumulate_probabilities(canvas, probabilities, *full, 0, 0)
+        out = np.empty(probabilities.shape[1:], dtype)
+        label_threshold(canvas, threshold, out) if len(canvas) == 1 else label_argmax(canvas, out)
+        return out
+
+    @settings(max_examples=100)
+    @given(SEEDS, st.integers(1, 6), st.integers(1, 3), st.integers(1, 60), st.floats(0, 1), DTYPES)
+    def test_equals_sums_of_full_weight_near_ties_too(self, seed, n_classes, height, width, threshold, dtype):
+        rng = np.random.default_rng(seed)
+        shape = (n_classes, height, width)
+        # A few levels, moved by parts of a quantisation step: many pairs round to the same level, and some do not.
+        levels = rng.integers(0, 3, shape) + rng.choice([0.0, 0.1, 0.49, 0.5, 0.51, 0.9], shape)
+        near = np.float32(rng.choice([0.0, threshold, 0.999])) + (levels / ONE).astype(np.float32)
+        probabilities = near if seed % 2 else rng.uniform(-0.01, 1.01, shape).astype(np.float32)
+        out = np.full(shape[1:], 77, dtype)
+        assert label_probabilities(probabilities, threshold, out)
+        assert (out == self.expected(probabilities, threshold, dtype)).all()
+
+    @pytest.mark.parametrize("width", [1023, 1024, 1025, 2100])
+    def test_strips_join(self, width):
+        probabilities = np.random.default_rng(width).random((3, 2, width), dtype=np.float32)
+        out = np.empty((2, width), np.uint8)
+        assert label_probabilities(probabilities, 0.5, out)
+        assert (out == self.expected(probabilities, 0.5, np.uint8)).all()
+
+    def test_views(self):
+        probabilities = np.random.default_rng(0).random((3, 9, 30), dtype=np.float32)
+        parent = np.full((12, 40), 9, np.uint8)
+        assert label_probabilities(probabilities[:, 2:7, 5:25], 0.5, parent[2:7, 3:23])
+        whole = np.ascontiguousarray(probabilities[:, 2:7, 5:25])
+        assert (parent[2:7, 3:23] == self.expected(whole, 0.5, np.uint8)).all()
+        parent[2:7, 3:23] = 9
+        assert (parent == 9).all()
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.02, -0.02])
+    @pytest.mark.parametrize("at", [(0, 0, 0), (2, 1, 1030), (1, 0, 1023)])
+    def test_finds_what_is_no_probability(self, value, at):
+        probabilities = np.full((3, 2, 1031), 0.5, np.float32)
+        out = np.empty((2, 1031), np.uint8)
+        assert label_probabilities(probabilities, 0.5, out)
+        probabilities[at] = value
+        assert not label_probabilities(probabilities, 0.5, out)
+
+    def test_refuses_more_classes_than_the_labels_hold_and_thresholds_that_are_none(self):
+        out = np.empty((1, 1), np.uint8)
+        with pytest.raises(ValueError, match="300 classes; uint8 labels hold 1 … 255"):
+            label_probabilities(np.zeros((300, 1, 1), np.float32), 0.5, out)
+        with pytest.raises(ValueError, match="threshold 1.5"):
+            label_probabilities(np.zeros((1, 1, 1), np.float32), 1.5, out)
 
 
 class TestThreshold:

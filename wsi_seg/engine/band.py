@@ -7,10 +7,12 @@ file.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from wsi_kernels import label_probabilities
 
 from wsi_seg.engine.sums import Blend, HostBlend, Sums, Weights
 from wsi_seg.geometry import Box
@@ -35,10 +37,19 @@ class Surface:
     blended: NDArray[np.uint16] | None = None
     """(C, h, w) of the box, where post-processing wants probabilities: 0 … 65535, rounded down."""
 
+    @property
+    def wants_labels_only(self) -> bool:
+        """Whether no probabilities are asked for."""
+        return self.probabilities is None and self.blended is None
+
+    def labels_of(self, area: Box) -> NDArray[Any]:
+        """The labels (h, w) of the canvas px of `area`, a view."""
+        return self.labels[area.slices((self.box.y0, self.box.x0))]
+
     def paint(self, sums: Sums, area: Box) -> None:
         """Label the canvas px of `area`, inside the block, from their complete sums (C, h, w)."""
         y, x = area.slices((self.box.y0, self.box.x0))
-        sums.label(self.threshold, self.labels[y, x])
+        sums.label(self.threshold, self.labels_of(area))
         if self.blended is not None:
             sums.blended_uint16(self.blended[:, y, x])
         if self.probabilities is not None:
@@ -108,12 +119,12 @@ class Band:
 class Mosaic:
     """As `Band`, for tiles that do not blend: each pixel has one tile, so it is labelled as soon as that is there.
 
-    The sums of a tile stay in the processor's cache; those of a band do not. The same kernels, so the same bits.
+    Where labels are all that is wanted, no sums are made at all. The same arithmetic, so the same bits.
     """
 
     def __init__(self, surface: Surface, tile: int, n_channels: int, blend: Blend = _HOST) -> None:
-        self._surface, self._box = surface, surface.box
-        self._sums = blend.zeros((n_channels, tile, tile))
+        self._surface, self._box, self._blend = surface, surface.box, blend
+        self._shape = (n_channels, tile, tile)
         self.top = self._box.y0
         """First row that is not finished, in canvas px."""
 
@@ -130,6 +141,9 @@ class Mosaic:
         area = self._area(weights, y, x)
         if area.is_empty:
             return True
+        if self._surface.wants_labels_only and isinstance(tile, np.ndarray):
+            owned: NDArray[np.float32] = tile[:, *area.slices((y, x))]
+            return label_probabilities(owned, self._surface.threshold, self._surface.labels_of(area))
         sums = self._cleared(area)
         if not sums.add_prediction(tile, weights, y - area.y0, x - area.x0):
             return False
@@ -147,6 +161,11 @@ class Mosaic:
             return Box(0, 0, 0, 0)
         owned = Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1).shift(y, x)
         return owned.intersect(self._box)
+
+    @cached_property
+    def _sums(self) -> Sums:
+        """Memory that only tiles with weights, and those whose probabilities are stored, ask for."""
+        return self._blend.zeros(self._shape)
 
     def _cleared(self, area: Box) -> Sums:
         sums = self._sums.part(slice(0, area.height), slice(0, area.width))
