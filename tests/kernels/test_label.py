@@ -59,7 +59,7 @@ class TestArgmax:
             label_argmax(np.zeros((2, 2, 3), np.uint32), np.zeros((2, 2), np.uint8))
 
 
-class TestProbabilities:
+class TestOnePrediction:
     """One prediction per px: the bits of blending it at full weight and labelling the sums."""
 
     @staticmethod
@@ -113,7 +113,7 @@ class TestProbabilities:
         out = np.empty((1, 1), np.uint8)
         with pytest.raises(ValueError, match="300 classes; uint8 labels hold 1 … 255"):
             label_probabilities(np.zeros((300, 1, 1), np.float32), 0.5, out)
-        with pytest.raises(ValueError, match="threshold 1.5"):
+        with pytest.raises(ValueError, match=r"threshold 1\.5"):
             label_probabilities(np.zeros((1, 1, 1), np.float32), 1.5, out)
 
 
