@@ -13,6 +13,7 @@ Labels = NDArray[np.uint8] | NDArray[np.uint16]
 """Label map, (h, w) uint8 or uint16."""
 LABEL_DTYPES = (np.uint8, np.uint16)
 _STRIP = 1024
+_COUNTED_AT_ONCE = 256
 
 
 def label_argmax(canvas: NDArray[np.uint32], out: Labels) -> None:
@@ -194,11 +195,21 @@ def _count_labels(source_rows, shape, n):  # type: ignore[no-untyped-def]
     for i in range(height):
         s = i * source_strides[0]
         row = source[s : s + width]
-        for j in range(0, width - 3, 4):
-            a[min(np.uint32(row[j]), np.uint32(n))] += 1
-            b[min(np.uint32(row[j + 1]), np.uint32(n))] += 1
-            c[min(np.uint32(row[j + 2]), np.uint32(n))] += 1
-            d[min(np.uint32(row[j + 3]), np.uint32(n))] += 1
-        for j in range(width - width % 4, width):
-            a[min(np.uint32(row[j]), np.uint32(n))] += 1
+        for x in range(0, width, _COUNTED_AT_ONCE):
+            strip = row[x : x + _COUNTED_AT_ONCE]
+            m = len(strip)
+            first = strip[0]
+            differing = first ^ first
+            for j in range(m):
+                differing |= strip[j] ^ first
+            if differing == 0:  # most of a label map
+                a[min(np.uint32(first), np.uint32(n))] += m
+                continue
+            for j in range(0, m - 3, 4):
+                a[min(np.uint32(strip[j]), np.uint32(n))] += 1
+                b[min(np.uint32(strip[j + 1]), np.uint32(n))] += 1
+                c[min(np.uint32(strip[j + 2]), np.uint32(n))] += 1
+                d[min(np.uint32(strip[j + 3]), np.uint32(n))] += 1
+            for j in range(m - m % 4, m):
+                a[min(np.uint32(strip[j]), np.uint32(n))] += 1
     return counts.sum(axis=0)[:n]

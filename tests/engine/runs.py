@@ -61,7 +61,11 @@ class Runs:
         return run_slide(slide, RunOptions(**{**SMALL, **options}), out=out)
 
     def __call__(self, slide: Path | Slide, **options: Any) -> Result:
-        return open_result(self.report(slide, **options).out)
+        return self.opened(self.report(slide, **options))
+
+    @staticmethod
+    def opened(report: RunReport) -> Result:
+        return open_result(report.out)
 
 
 def labels_of(result: Result) -> list[NDArray[Any]]:

@@ -23,8 +23,8 @@ from wsi_seg.engine.events import Event, TaskDone
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.postprocessing import GrownBlock, _RowPixels
 from wsi_seg.engine.prepare import Prepared, prepare
-from wsi_seg.engine.stages import StageClock
 from wsi_seg.engine.run import run_slide
+from wsi_seg.engine.stages import StageClock
 from wsi_seg.errors import RunMismatchError, RunStopped
 from wsi_seg.geometry import Box
 from wsi_seg.output.label_store import open_result

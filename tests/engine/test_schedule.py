@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from wsi_seg.engine.hands import Hands
 from wsi_seg.engine.job import TaskKey
 from wsi_seg.engine.receipt import Receipt
 from wsi_seg.engine.schedule import all_tasks, run_in_threads
@@ -29,7 +30,8 @@ def test_every_tier_comes_after_the_tasks_it_reads() -> None:
 
     todo = list(all_tasks(LAYOUT))
     assert {key.tier for key in todo} == set(range(LAYOUT.n_tiers))
-    receipts = run_in_threads(LAYOUT, todo, work, 4, threading.Event())
+    with Hands(4) as hands:
+        receipts = run_in_threads(LAYOUT, todo, work, hands, threading.Event())
     assert sorted(done, key=str) == sorted(todo, key=str)
     assert len(receipts) == len(todo)
 
@@ -44,17 +46,18 @@ def test_a_failing_task_stops_the_others_and_is_raised() -> None:
         done.append(key)
         return Receipt(key.tier, key.row, key.column, {})
 
-    with pytest.raises(ValueError, match="broken"):
-        run_in_threads(LAYOUT, all_tasks(LAYOUT), work, 2, stop)
+    with Hands(2) as hands, pytest.raises(ValueError, match="broken"):
+        run_in_threads(LAYOUT, all_tasks(LAYOUT), work, hands, stop)
     assert stop.is_set()
     assert TaskKey(LAYOUT.n_tiers - 1, 0, 0) not in done, "what depends on the failed task was not run"
 
 
 def test_tasks_done_earlier_are_not_dependencies() -> None:
     apex = [key for key in all_tasks(LAYOUT) if key.tier == LAYOUT.n_tiers - 1]
-    receipts = run_in_threads(
-        LAYOUT, apex, lambda key: Receipt(key.tier, key.row, key.column, {}), 1, threading.Event()
-    )
+    with Hands(1) as hands:
+        receipts = run_in_threads(
+            LAYOUT, apex, lambda key: Receipt(key.tier, key.row, key.column, {}), hands, threading.Event()
+        )
     assert len(receipts) == len(apex)
 
 

@@ -180,6 +180,14 @@ class TestCount:
         assert counts.dtype == np.int64
         assert (counts == naive.count_labels(labels, n)).all()
 
+    @settings(max_examples=60)
+    @given(SEEDS, st.integers(1, 3), st.integers(1, 1200), st.integers(1, 600), DTYPES)
+    def test_long_runs_of_one_label(self, seed, height, width, run, dtype):
+        rng = np.random.default_rng(seed)
+        values = rng.choice(np.array([0, 1, 2, 6, np.iinfo(dtype).max], dtype), height * width // run + 1)
+        labels = np.repeat(values, run)[: height * width].reshape(height, width)
+        assert (count_labels(labels, 4) == naive.count_labels(labels, 4)).all()
+
     def test_refuses_no_labels(self):
         with pytest.raises(ValueError, match="n 0"):
             count_labels(np.zeros((1, 1), np.uint8), 0)

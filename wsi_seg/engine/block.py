@@ -6,6 +6,7 @@ Owns the order of work inside a block. Running it twice gives the same bytes. It
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from wsi_seg.engine.band import Band, Mosaic, Surface
 from wsi_seg.engine.edge_cache import Edge
 from wsi_seg.engine.events import TilesPredicted
 from wsi_seg.engine.feed import RowFeed
+from wsi_seg.engine.hands import Help
 from wsi_seg.engine.postprocessing import GrownBlock, postprocessed_labels
 from wsi_seg.engine.predicting import Answer, Prediction
 from wsi_seg.engine.pyramid import write_shards
@@ -44,7 +46,7 @@ def run_block(session: Session, row: int, column: int) -> Receipt:
     try:
         work.predict()
     finally:
-        session.edges.abandon(work.claimed)
+        work.let_go()
     work.mask_roi()
     labels = work.postprocessed()
     work.clear_probabilities(labels)
@@ -55,7 +57,7 @@ def run_block(session: Session, row: int, column: int) -> Receipt:
         column=column,
         statuses=work.owned_statuses(),
         counts=counts,
-        seconds=perf_counter() - started,
+        seconds=perf_counter() - started + work.helped_s,
         stages=work.clock.seconds,
         n_predicted=work.n_predicted,
         shards=shards,
@@ -64,6 +66,24 @@ def run_block(session: Session, row: int, column: int) -> Receipt:
     )
     session.leave_marker(receipt)
     return receipt
+
+
+@dataclass(frozen=True, slots=True)
+class _Helped:
+    """What a thread that helps has to say."""
+
+    answers: list[Answer]
+    seconds: float
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entrusted:
+    """A batch that another thread may be predicting."""
+
+    keys: list[Key]
+    batch: NDArray[np.uint8]
+    help: Help[_Helped]
 
 
 class _BlockWork:
@@ -91,8 +111,11 @@ class _BlockWork:
             if self.grid.blends
             else Mosaic(self.surface, self.grid.tile, session.n_channels, session.blend)
         )
-        self.batch = np.empty((plan.batch, self.grid.tile, self.grid.tile, 3), np.uint8)
+        self.batch = self._new_batch()
+        self.spare: list[NDArray[np.uint8]] = []  # batches not in use
         self.waiting: list[Key] = []  # in the batch, by slot
+        self.with_others: list[_Entrusted] = []  # predicted by threads that have no task
+        self.helped_s = 0.0
         self.deferred: list[Key] = []  # another block predicts them
         self.claimed: set[Key] = set()
         self.statuses: dict[Key, TileStatus] = {}
@@ -120,7 +143,8 @@ class _BlockWork:
 
     def _advance(self, row: int) -> None:
         """Finish the rows above tile row `row`, as far as tiles still outstanding allow."""
-        outstanding = [tile_row for tile_row, _ in self.waiting + self.deferred]
+        entrusted = [key for batch in self.with_others for key in batch.keys]
+        outstanding = [tile_row for tile_row, _ in self.waiting + self.deferred + entrusted]
         # The band holds two tile rows: what is outstanding from before the last row has to come in now.
         if outstanding and min(outstanding) < row - 1:
             self._settle()
@@ -220,13 +244,53 @@ class _BlockWork:
         self.batch[len(self.waiting) :] = np.array(self.plan.card.background, np.uint8)
         if self.session.trial is not None:
             self.session.trial("predict", self.waiting)
-        with self.clock.stage("predict"):
-            answers = self.session.predicting.predict(self.batch, len(self.waiting))
-        waiting, self.waiting = self.waiting, []
-        for slot, key in enumerate(waiting):
-            self._take(key, answers[slot], self.batch[slot])
-        self.n_predicted += len(waiting)
-        self.session.listener(TilesPredicted(len(waiting)))
+        keys, self.waiting = self.waiting, []
+        if (entrusted := self._entrust(keys)) is not None:
+            self.with_others.append(entrusted)
+            self.batch = self.spare.pop() if self.spare else self._new_batch()
+        else:
+            with self.clock.stage("predict"):
+                answers = self.session.predicting.predict(self.batch, len(keys))
+            self._take_all(keys, answers, self.batch)
+        self._collect(wait=False)
+
+    def _new_batch(self) -> NDArray[np.uint8]:
+        return np.empty((self.plan.batch, self.grid.tile, self.grid.tile, 3), np.uint8)
+
+    def _entrust(self, keys: list[Key]) -> _Entrusted | None:
+        """Give the batch to a thread that has no task, if there is one."""
+        batch, predict, take_notes = self.batch, self.session.predicting.predict, self.session.take_notes
+
+        def predicted() -> _Helped:
+            started = perf_counter()
+            return _Helped(predict(batch, len(keys)), perf_counter() - started, take_notes())
+
+        help_ = self.session.ask_for_help(predicted)
+        return None if help_ is None else _Entrusted(keys, batch, help_)
+
+    def _collect(self, *, wait: bool) -> None:
+        """Blend what other threads have predicted, all of it where it is waited for."""
+        while self.with_others and (wait or self.with_others[0].help.done):
+            entrusted = self.with_others.pop(0)
+            with self.clock.stage("wait"):
+                helped = entrusted.help.result()
+            self.clock.seconds["predict"] = self.clock.seconds.get("predict", 0.0) + helped.seconds
+            self.helped_s += helped.seconds
+            self.session.remember_notes(helped.notes)
+            self._take_all(entrusted.keys, helped.answers, entrusted.batch)
+            self.spare.append(entrusted.batch)
+
+    def let_go(self) -> None:
+        """Leave nothing behind that others wait for, whatever has happened."""
+        while self.with_others:
+            self.with_others.pop().help.forget()
+        self.session.edges.abandon(self.claimed)
+
+    def _take_all(self, keys: list[Key], answers: list[Answer], batch: NDArray[np.uint8]) -> None:
+        for slot, key in enumerate(keys):
+            self._take(key, answers[slot], batch[slot])
+        self.n_predicted += len(keys)
+        self.session.listener(TilesPredicted(len(keys)))
 
     def _take(self, key: Key, answer: Answer, pixels: NDArray[np.uint8]) -> None:
         """Blend a tile's prediction; where it is no probability in a low precision, that of the model in fp32."""
@@ -311,6 +375,7 @@ class _BlockWork:
     def _settle(self) -> None:
         """Bring in everything outstanding: the batch first, so that nobody waits for a tile that waits here."""
         self._flush()
+        self._collect(wait=True)
         deferred, self.deferred = self.deferred, []
         for key in deferred:
             with self.clock.stage("wait"):
@@ -321,6 +386,7 @@ class _BlockWork:
                 self.claimed.add(key)
                 self._predict_alone(key, self.grid.tile_box(*key))
                 self._flush()
+                self._collect(wait=True)
 
     def _weights(self, key: Key) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
         grid = self.grid

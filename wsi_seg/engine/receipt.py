@@ -27,6 +27,7 @@ class Receipt:
     counts: tuple[int, ...] = ()
     """Level-0 pixels per class, then those not analysed."""
     seconds: float = 0.0
+    """Of all threads that worked at it."""
     stages: dict[str, float] = field(default_factory=dict)
     """Wall seconds by stage of the work."""
     n_predicted: int = 0

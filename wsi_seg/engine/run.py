@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from wsi_seg.engine.events import Listener, Note, RunStarted, TaskDone, ignore
+from wsi_seg.engine.hands import Hands
 from wsi_seg.engine.job import RunJob, TaskKey
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.prepare import Prepared, prepare
@@ -91,17 +93,20 @@ class _Run:
             return finish(run, self.prepared, self.target, spent, self.stop)
 
     def _work(self, job: RunJob, todo: list[TaskKey]) -> None:
-        session = Session(job, self.prepared.predictor, listener=self.listener, stop=self.stop)
+        # Threads come to rest before the session is closed that they work with.
+        with ExitStack() as held:
+            hands = Hands(job.plan.memory.n_workers)
+            session = Session(job, self.prepared.predictor, listener=self.listener, stop=self.stop, hands=hands)
+            held.callback(session.close)
+            held.enter_context(hands)
 
-        def work(key: TaskKey) -> Receipt:
-            receipt = run_task(session, key)
-            self.listener(TaskDone(receipt))
-            return receipt
+            def work(key: TaskKey) -> Receipt:
+                with hands.at_work():
+                    receipt = run_task(session, key)
+                self.listener(TaskDone(receipt))
+                return receipt
 
-        try:
-            run_in_threads(job.plan.layout, todo, work, job.plan.memory.n_workers, self.stop)
-        finally:
-            session.close()
+            run_in_threads(job.plan.layout, todo, work, hands, self.stop)
 
 
 def started_event(job: RunJob, n_todo: int, done: Iterable[Receipt]) -> RunStarted:

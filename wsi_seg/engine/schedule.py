@@ -6,10 +6,10 @@ Owns order and dependencies. Knows tasks by key only; what a task does is a func
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Any
 
+from wsi_seg.engine.hands import Hands
 from wsi_seg.engine.job import TaskKey
 from wsi_seg.engine.receipt import Receipt
 from wsi_seg.geometry import PyramidLayout
@@ -23,22 +23,24 @@ def all_tasks(layout: PyramidLayout) -> Iterator[TaskKey]:
 
 
 def run_in_threads(
-    layout: PyramidLayout, todo: Iterable[TaskKey], work: Callable[[TaskKey], Receipt], n_workers: int, stop: Event
+    layout: PyramidLayout,
+    todo: Iterable[TaskKey],
+    work: Callable[[TaskKey], Receipt],
+    hands: Hands,
+    stop: Event,
 ) -> list[Receipt]:
-    """Run `todo` on dask's threaded scheduler and answer their receipts.
+    """Run `todo` on dask's threaded scheduler, in the threads of `hands`, and answer their receipts.
 
-    Returns only when every thread has come to rest, also after an error, which is raised then.
+    After an error, which is raised, threads may still be at work: leave `hands` to wait for them.
     """
     import dask.threaded
 
     graph, names = _graph(layout, todo, work)
-    with ThreadPoolExecutor(n_workers, thread_name_prefix="wsi-seg") as pool:
-        try:
-            receipts: list[Receipt] = list(dask.threaded.get(graph, names, pool=pool, num_workers=n_workers))
-        except BaseException:
-            stop.set()
-            raise
-    return receipts
+    try:
+        return list(dask.threaded.get(graph, names, pool=hands.pool, num_workers=hands.n_threads))
+    except BaseException:
+        stop.set()
+        raise
 
 
 def _graph(

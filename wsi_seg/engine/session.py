@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from wsi_seg.geometry import Box, ceil_div
 from wsi_seg.output.status import TileStatus
 
 if TYPE_CHECKING:
+    from wsi_seg.engine.hands import Hands, Help
     from wsi_seg.infer import Predictor
     from wsi_seg.output.label_store import Result
 
@@ -36,6 +37,7 @@ MAX_FAILURE_TEXTS = 20
 """Tile failures told in words, per block; the statuses count them all."""
 
 
+Answer = TypeVar("Answer")
 TileKey = tuple[int, int]
 Trial = Callable[[str, Sequence[TileKey]], None]
 """Called with `read` or `predict` and the tiles concerned."""
@@ -51,7 +53,9 @@ class Session:
         *,
         listener: Listener = ignore,
         stop: threading.Event | None = None,
+        hands: Hands | None = None,
     ) -> None:
+        """`hands`: the threads that the tasks are done in, where those may help each other."""
         from wsi_seg.output.run_directory import Markers
         from wsi_seg.output.shard_writer import ResultWriter
 
@@ -64,6 +68,8 @@ class Session:
         )
         self.listener = listener
         self.stop = stop or threading.Event()
+        # On a GPU every thread that predicts takes device memory of its own, which a plan has not counted twice.
+        self._hands = hands if predictor.facts.device.startswith("CPU") else None
         self.writer = ResultWriter(job.folder, job.result)
         self._markers = Markers(job.folder, job.run_id)
         self.analysed = job.plan.selection.analysed
@@ -103,6 +109,10 @@ class Session:
             return True
         near = box.grown(grid.tile)
         return any(not grid.tile_box(*key).intersect(near).is_empty for key in self.condemned)
+
+    def ask_for_help(self, call: Callable[[], Answer]) -> Help[Answer] | None:
+        """Have a thread without a task do `call`; None where there is none."""
+        return None if self._hands is None or self.trial is not None else self._hands.ask(call)
 
     @property
     def n_channels(self) -> int:
@@ -166,6 +176,10 @@ class Session:
         """Tell the listener, and remember it for the receipt of the block this thread works on."""
         self._notes.texts = [*getattr(self._notes, "texts", []), text]
         self.listener(Note(text))
+
+    def remember_notes(self, texts: tuple[str, ...]) -> None:
+        """Keep for the receipt of this thread's block what another thread has noted for it."""
+        self._notes.texts = [*getattr(self._notes, "texts", []), *texts]
 
     def take_notes(self) -> tuple[str, ...]:
         """What `note` heard from this thread since the last call."""
