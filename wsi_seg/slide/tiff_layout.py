@@ -56,6 +56,12 @@ class TileTable:
         height, width = self.tile
         return (height, width) if self.tiled else (min(height, self.size[0] - row * height), width)
 
+    def places(self, row: int, columns: range) -> list[tuple[tuple[int, int], ...]]:
+        """(byte position, bytes) per plane of the tiles of a row in `columns`, as plain integers."""
+        part = np.s_[:, row, columns.start : columns.stop]
+        offsets, counts = self.offsets[part].T.tolist(), self.counts[part].T.tolist()
+        return [tuple(zip(*planes, strict=True)) for planes in zip(offsets, counts, strict=True)]
+
     @property
     def present(self) -> NDArray[np.bool_]:
         """Which tiles are stored, bool (rows, columns)."""

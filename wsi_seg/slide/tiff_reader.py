@@ -6,6 +6,7 @@ where tiles are, the codec turns their bytes into pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,27 +55,32 @@ class TiffSlide(StoredSlide):
     def _read_inside(self, out: NDArray[np.uint8], box: Box, level: int) -> None:
         table = self._tables[level]
         height, width = table.tile
+        columns = range(box.x0 // width, ceil_div(box.x1, width))
+        # Plain integers and slices, made once per row: a tile of 256 px is decoded in a tenth of a millisecond.
+        across = [_overlap(column * width, width, box.x0, box.x1) for column in columns]
         for row in range(box.y0 // height, ceil_div(box.y1, height)):
-            for column in range(box.x0 // width, ceil_div(box.x1, width)):
-                corner = (row * height, column * width)
-                part = Box.at(*corner, height, width).intersect(box)
-                target = out[part.slices((box.y0, box.x0))]
+            rows = _overlap(row * height, height, box.y0, box.y1)
+            size = table.tile_size(row)
+            for column, place, (part, to) in zip(columns, table.places(row, columns), across, strict=True):
                 try:
-                    self._paint(target, table, (row, column), part.slices(corner))
+                    self._paint(out[rows[1], to], table, size, place, (rows[0], part))
                 except (ValueError, OSError) as error:
                     raise self._unreadable(box, level, f"tile {row}, {column}: {error}") from error
 
     def _paint(
-        self, target: NDArray[np.uint8], table: TileTable, tile: tuple[int, int], part: tuple[slice, slice]
+        self,
+        target: NDArray[np.uint8],
+        table: TileTable,
+        size: tuple[int, int],
+        places: Sequence[tuple[int, int]],
+        part: tuple[slice, slice],
     ) -> None:
-        """Write a part of one tile to `target`; the background where the tile is not stored."""
-        places = [(int(table.offsets[p, *tile]), int(table.counts[p, *tile])) for p in range(len(table.offsets))]
+        """Write a part of one tile, stored at (offset, bytes) per plane, to `target`; background where it is not."""
         if any(offset == 0 for offset, _ in places):
             target[...] = self.background
             return
         if any(count == 0 for _, count in places):
             raise ValueError("it has a place in the file and no bytes there")  # not sparse: its encoder failed
-        size = table.tile_size(tile[0])
         for plane, (offset, count) in enumerate(places):
             if count > table.codec.most_bytes(size):
                 raise ValueError(f"{count} bytes are stored for it, more than its pixels could need")
@@ -85,3 +91,9 @@ class TiffSlide(StoredSlide):
                 over_background(pixels, self.background, target, alpha=table.alpha)
             else:
                 target[...] = pixels  # one grey sample spreads over the three channels
+
+
+def _overlap(start: int, length: int, low: int, high: int) -> tuple[slice, slice]:
+    """What [low, high) takes of a tile that begins at `start`, and where in [low, high) that lies."""
+    first, last = max(start, low), min(start + length, high)
+    return slice(first - start, last - start), slice(first - low, last - low)

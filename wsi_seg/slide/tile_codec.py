@@ -56,9 +56,21 @@ class TileCodec:
     def decode(self, payload: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
         """Pixels (height, width, samples) uint8 of one tile; JPEG always has three samples, RGB.
 
-        The array is the calling thread's scratch memory: it holds until this thread decodes the next tile.
+        The array is the calling thread's scratch memory, not to be written to: it holds until this thread decodes the
+        next tile. Where that has the same bytes, as empty parts of a slide have, it holds its pixels already.
         Raises ValueError where the bytes are damaged, cut off or of another size.
         """
+        if (last := getattr(_thread, "last", None)) is not None:
+            codec, tile_size, bytes_, pixels = last
+            if payload == bytes_ and size == tile_size and self == codec:
+                return pixels  # type: ignore[no-any-return]
+        _thread.last = None
+        pixels = self._decode(payload, size)
+        if self.compression != NONE:
+            _thread.last = self, size, payload, pixels
+        return pixels
+
+    def _decode(self, payload: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
         if self.compression in _WITH_END_MARKER and _END_MARKER not in payload[-64:] and _END_MARKER not in payload:
             raise ValueError("its end is missing")
         if self.compression == JPEG:
