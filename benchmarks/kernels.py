@@ -1,11 +1,19 @@
-"""Speed of every kernel on one thread, C = 3, tiles of 512: `python benchmarks/kernels.py` prints a table of Mpx/s."""
+"""Speed of every kernel on one thread, C = 3, tiles of 512: `python -m benchmarks.kernels [--log FILE]` prints tables.
+
+Accumulating is bound by memory: its share of the rate at which memory is copied is told, with bytes as they must move:
+a tile's values read, the canvas read and written.
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+
+from benchmarks.measure import LOG, median, table
 
 C, TILE, OVERLAP, BLOCK = 3, 512, 128, 2048
 Case = tuple[str, int, Callable[[], object]]
@@ -47,6 +55,8 @@ def label_cases(rng: np.random.Generator) -> Iterator[Case]:
     mixed = rng.integers(0, C, labels.shape, dtype=np.uint8)
     pixels = BLOCK**2
     yield "label_argmax", pixels, lambda: k.label_argmax(canvas, labels)
+    tile = rng.random((C, TILE, TILE), np.float32)
+    yield "label_probabilities", TILE**2, lambda: k.label_probabilities(tile, 0.5, labels[:TILE, :TILE])
     yield "label_threshold, C = 1", pixels, lambda: k.label_threshold(canvas[:1], 0.5, labels)
     yield "probabilities_uint8", pixels, lambda: k.probabilities_uint8(canvas, probabilities)
     yield "count_labels, mixed", pixels, lambda: k.count_labels(mixed, C)
@@ -89,13 +99,36 @@ def best_s(run: Callable[[], object], repeats: int = 5) -> float:
     return min(times)
 
 
+def roofline(rng: np.random.Generator, rounds: int = 7) -> list[tuple[str, ...]]:
+    """Rows (kernel, GB/s, GB/s of a copy of the canvas, share): copy and kernel in turns, medians of the rounds."""
+    cases = {name: run for name, _, run in blend_cases(rng) if name.endswith(f"cosine {OVERLAP}")}
+    n_values = C * TILE**2 * len(range(0, BLOCK - TILE + 1, TILE - OVERLAP)) ** 2
+    moved = {"accumulate": n_values * (2 + 8), "accumulate_probabilities": n_values * (4 + 8)}
+    source, target = np.ones((C, BLOCK, BLOCK), np.uint32), np.zeros((C, BLOCK, BLOCK), np.uint32)
+    rows = []
+    for name, run in cases.items():
+        rates, copies = [], []
+        for _ in range(rounds):
+            copies.append(2 * source.nbytes / best_s(lambda: np.copyto(target, source), 3) / 1e9)
+            rates.append(moved[name.split(",")[0]] / best_s(run, 3) / 1e9)
+        shares = [rate / copy for rate, copy in zip(rates, copies, strict=True)]
+        rows.append((name, f"{median(rates):.1f}", f"{median(copies):.1f}", f"{100 * median(shares):.0f} %"))
+    return rows
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--log", type=Path, default=LOG)
+    log = parser.parse_args().log
     rng = np.random.default_rng(0)
-    print(f"{'kernel':<28}{'Mpx/s':>10}{'ms':>10}")
+    rows = []
     for cases in (blend_cases, label_cases, pixel_cases):
         for name, pixels, run in cases(rng):
             seconds = best_s(run)
-            print(f"{name:<28}{pixels / seconds / 1e6:>10.0f}{seconds * 1e3:>10.2f}")
+            rows.append((name, f"{pixels / seconds / 1e6:.0f}", f"{seconds * 1e3:.2f}"))
+    print(table("kernels, one thread, C = 3, tiles of 512", ("kernel", "Mpx/s", "ms"), rows, log))
+    header = ("kernel", "GB/s", "GB/s of copying the canvas", "share")
+    print(table("accumulating against memory, one thread", header, roofline(rng), log))
 
 
 if __name__ == "__main__":
