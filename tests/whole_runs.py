@@ -23,7 +23,7 @@ def quick_runs() -> Iterator[None]:
     large for this machine that its runtimes are worth comparing (which no result under test may hang on)."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(overview, "LONGEST_SIDE", 800)
-        patch.setattr("wsi_seg.infer.throughput", lambda *_, **__: 1e9)
+        patch.setattr("wsi_seg.infer.rough_throughput", lambda *_, **__: 1e9)
         yield
 
 

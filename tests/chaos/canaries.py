@@ -76,7 +76,7 @@ def warm_commands() -> Iterator[None]:
     """As `warm_program`, but pictures are drawn."""
     with (
         patch.object(typer.main, "get_command", cache(typer.main.get_command)),
-        patch.object(infer, "throughput", lambda *_, **__: 1e9),
+        patch.object(infer, "rough_throughput", lambda *_, **__: 1e9),
     ):
         yield
 

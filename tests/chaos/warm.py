@@ -41,7 +41,7 @@ def warm_program() -> Iterator[None]:
     with (
         patch.object(typer.main, "get_command", cache(typer.main.get_command)),
         patch.object(overview, "render_overview", lambda *_: b"picture"),
-        patch.object(infer, "throughput", lambda *_, **__: 1e9),
+        patch.object(infer, "rough_throughput", lambda *_, **__: 1e9),
     ):
         yield
 

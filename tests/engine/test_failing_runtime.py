@@ -18,7 +18,7 @@ from wsi_seg.slide import ArraySlide
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(measuring, "_WINDOWS", 1)
-    monkeypatch.setattr("wsi_seg.infer.throughput", measuring.throughput)  # where the failure is met
+    monkeypatch.setattr("wsi_seg.infer.rough_throughput", measuring.rough_throughput)  # where the failure is met
     monkeypatch.setattr(measuring, "_native_bf16", lambda: False)
 
 
@@ -68,6 +68,6 @@ def test_memory_that_runs_out_while_timing_does_not_end_the_run(
     def throughput(*_: object, **__: object) -> float:
         raise PredictorOutOfMemory("all at once")
 
-    monkeypatch.setattr("wsi_seg.infer.throughput", throughput)
+    monkeypatch.setattr("wsi_seg.infer.rough_throughput", throughput)
     monkeypatch.setattr(prepare, "MEASURED_FROM_S", 0.0)
     assert run.report(slide, model=unet).summary.classes == plain.summary.classes

@@ -289,7 +289,7 @@ def _chosen(loaded: _Loaded, probes: NDArray[np.uint8], n_px: int) -> tuple[_Loa
 
     Candidates are measured where the slide's `n_px` take long enough to earn it; else the preferred runtime is taken.
     """
-    from wsi_seg.infer import choose_program, concrete, throughput
+    from wsi_seg.infer import choose_program, concrete, rough_throughput
 
     model, predictor = loaded.model, loaded.predictor
     kept = concrete(model, predictor)
@@ -298,7 +298,7 @@ def _chosen(loaded: _Loaded, probes: NDArray[np.uint8], n_px: int) -> tuple[_Loa
         return as_it_is
     failure: PredictorError | None = None
     try:
-        if n_px / 1e6 < MEASURED_FROM_S * throughput(predictor, probes[:1], model.streams, seconds=0):
+        if n_px / 1e6 < MEASURED_FROM_S * rough_throughput(predictor, probes, model.streams):
             return as_it_is
     except PredictorOutOfMemory:
         return as_it_is  # smaller batches are `fitting_batch`'s to find

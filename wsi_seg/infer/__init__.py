@@ -15,7 +15,7 @@ from wsi_seg.infer.combined.augmentation import Augmentation, parse_scales
 from wsi_seg.infer.device.lanes import default_batch
 from wsi_seg.infer.loading import load_predictor, member_cards, read_card
 from wsi_seg.infer.location import builtin_models, model_sha256
-from wsi_seg.infer.measuring import Trial, candidates, concrete, throughput, try_candidate
+from wsi_seg.infer.measuring import Trial, candidates, concrete, rough_throughput, throughput, try_candidate
 from wsi_seg.infer.notes import model_notes
 from wsi_seg.infer.parity import Agreement, agreement
 from wsi_seg.infer.probing import batch_independent, measure_halo, measure_output_stride
@@ -50,6 +50,7 @@ __all__ = [
     "model_sha256",
     "parse_scales",
     "read_card",
+    "rough_throughput",
     "throughput",
     "try_candidate",
 ]
