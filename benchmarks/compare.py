@@ -96,14 +96,15 @@ def ours(name: str, work: Work, *tiling: object) -> Program:
 
 
 def read_array(path: Path) -> Any:
-    """A peer's label map, lazily: .npy, or level 0 of a TIFF."""
+    """A peer's label map, lazily: .npy, level 0 of a TIFF, or the predictions of a Zarr group."""
     if path.suffix == ".npy":
         return np.load(path, mmap_mode="r")
     import tifffile
     import zarr
 
-    found = zarr.open(path if path.suffix == ".zarr" else tifffile.imread(path, aszarr=True, level=0), mode="r")
-    return found
+    if path.suffix == ".zarr":
+        return zarr.open_group(path, mode="r")["predictions"]
+    return zarr.open_array(tifffile.imread(path, aszarr=True, level=0), mode="r")
 
 
 def compared(programs: list[Program], judged: Callable[[], Any], repeats: int) -> list[tuple[str, ...]]:

@@ -27,10 +27,11 @@ class Peer:
 PEERS = {
     "handwritten": Peer((_TORCH, "onnxruntime", *_SLIDES), ("fp32", "bf16", "int8")),
     "monai": Peer((_TORCH, "monai==1.6.1", *_SLIDES)),
-    "tiatoolbox": Peer(("tiatoolbox==2.1.3",)),
+    "tiatoolbox": Peer(("tiatoolbox==2.1.3",), suffix=".zarr"),
     "fast": Peer(
         ("pyfast==4.18.0",),
-        suffix=".tif",
+        ("fp32", "bf16", "int8"),
+        ".tif",
         debian=(
             *("libusb-1.0-0", "libxcb-icccm4", "libxcb-keysyms1", "libxcb-xinerama0", "libxcb-image0"),
             *("libxcb-render-util0", "libxkbcommon-x11-0", "libgl1", "libopengl0", "ocl-icd-libopencl1"),
