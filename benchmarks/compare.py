@@ -225,8 +225,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"exit {error.returncode}: {' '.join(map(str, error.cmd))}\n{error.output}", file=sys.stderr)
         return 1
     name = f"{asked.side:,}² px" if asked.slide is None else slide.name
-    title = f"{asked.peer} and wsi-seg: {asked.model}, {asked.precision}, {name}, tile {asked.tile}, overlap {asked.overlap}"
-    print(table(f"{title}, median of {asked.repeats}", HEADER, rows, asked.log))
+    tiling = f"tile {asked.tile}, overlap {asked.overlap}, median of {asked.repeats}"
+    title = f"{asked.peer} and wsi-seg: {asked.model}, {asked.precision}, {name}, {tiling}"
+    print(table(title, HEADER, rows, asked.log))
     return 0
 
 

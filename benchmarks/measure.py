@@ -25,7 +25,7 @@ class Cost:
     wall_s: float
     cpu_s: float
     peak_mb: float
-    """Of the largest single process, as the system counts it."""
+    """Of the largest single process, as the system counts it: on Linux never less than what this one has held."""
     tree_mb: float
     """Of all its processes together at the worst moment, sampled."""
     output: str

@@ -7,6 +7,7 @@ to overlook that; fp32 without this would be bf16 in truth. int8 is a quantised 
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 
 from benchmarks.peers.job import asked
 
@@ -37,7 +38,7 @@ def main() -> None:
     stitcher = fast.PatchStitcher.create(patchesAreCropped=False, forceImagePyramidOutput=True)
     exporter = fast.TIFFImagePyramidExporter.create(str(job.out))
     stages = slide, patches, network, stitcher, fast.RunUntilFinished.create(), exporter
-    for source, target in zip(stages, stages[1:], strict=False):
+    for source, target in pairwise(stages):
         target.connect(source)
     exporter.run()
 

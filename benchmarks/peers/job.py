@@ -1,4 +1,4 @@
-"""What a peer is asked to do: the arguments of every peer's script, and reading and writing for those without their own.
+"""What a peer is asked to do: the arguments of every peer's script; and reading, for those that have no reader.
 
 Runs in the peers' environments: NumPy and OpenSlide only, and these only where they are used.
 """

@@ -35,6 +35,11 @@ class Model(ModelABC):
         with torch.inference_mode():
             return model(tiles).permute(0, 2, 3, 1).float().numpy()
 
+    @staticmethod
+    def postproc(image: np.ndarray) -> np.ndarray:
+        """Probabilities (H, W, C), lazy -> labels (H, W)."""
+        return image.argmax(axis=-1)
+
 
 def main() -> None:
     """Do the job of the command line."""

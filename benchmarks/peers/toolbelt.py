@@ -41,7 +41,9 @@ def main() -> None:
     with torch.inference_mode():
         source = slicer.iter_split(image, value=(255, 255, 255))
         while pairs := list(islice(source, job.threads)):
-            tiles = torch.from_numpy(np.stack([tile for tile, _ in pairs])).permute(0, 3, 1, 2)  # channels last in memory
+            tiles = torch.from_numpy(np.stack([tile for tile, _ in pairs])).permute(
+                0, 3, 1, 2
+            )  # channels last in memory
             batch = tiles.to(dtype).mul_(1 / (255 * job.std)).sub_(job.mean / job.std)
             merger.integrate_batch(network(batch), [where for _, where in pairs])
         labels = merger.merge_().argmax(dim=0).to(torch.uint8).numpy()
