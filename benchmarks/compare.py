@@ -181,7 +181,8 @@ def original(model: Path) -> Path:
 def judge(work: Work) -> Any:
     """What the fp32 network says of the whole slide, (height, width) uint8; made once per slide and model."""
     model, state = original(work.model), work.slide.stat()
-    key = f"{work.slide.resolve()} {state.st_size} {state.st_mtime_ns}".encode() + model.read_bytes()
+    of_slide = f"{work.slide.resolve()} {state.st_size} {state.st_mtime_ns}".encode()
+    key = of_slide + model.read_bytes() + Path(reference.__file__).read_bytes()
     path = INPUTS / f"judged-{hashlib.sha256(key).hexdigest()[:16]}.npy"
     if not path.exists():
         reference.judged_labels(work.slide, reference.Network(model, work.card), path)

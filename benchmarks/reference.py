@@ -43,7 +43,8 @@ class Network:
     def labels(self, size: tuple[int, int], read: Read, crop: int = CROP) -> Iterator[tuple[int, int, Rgb, Rgb]]:
         """(y, x, labels, picture) of crops that tile an image of `size` (height, width), px.
 
-        labels: uint8 (h, w), the class that one forward pass over the whole image finds most probable.
+        labels: uint8 (h, w), the class that one forward pass over the whole image finds most probable; NOT_JUDGED
+        where two are exactly as probable, since programs differ in which they take.
         """
         stride, halo = self.card.output_stride, self.card.halo
         assert halo is not None
@@ -55,8 +56,11 @@ class Network:
             bottom, right = min(size[0], y + crop + margin), min(size[1], x + crop + margin)
             picture = read(top, left, bottom - top, right - left)
             (probabilities,) = session.run(None, {name: self._input(picture)})
+            best = probabilities[0].max(axis=0)
+            single = (probabilities[0] == best).sum(axis=0) == 1
+            labels = np.where(single, probabilities[0].argmax(axis=0), NOT_JUDGED).astype(np.uint8)
             inner = np.s_[y - top : min(y + crop, size[0]) - top, x - left : min(x + crop, size[1]) - left]
-            yield y, x, probabilities[0].argmax(axis=0).astype(np.uint8)[inner], picture[inner]
+            yield y, x, labels[inner], picture[inner]
 
     def _input(self, picture: Rgb) -> NDArray[np.float32]:
         """(1, 3, h, w), normalised; filled up with background to a multiple of the stride."""

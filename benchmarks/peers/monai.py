@@ -25,7 +25,9 @@ def main() -> None:
     del picture
     image.mul_(1 / (255 * job.std)).sub_(job.mean / job.std)
     white = (1 - job.mean) / job.std
-    inferer = SlidingWindowInferer(job.tile, sw_batch_size=job.threads, overlap=job.overlap / job.tile, cval=white)
+    inferer = SlidingWindowInferer(
+        job.tile, sw_batch_size=torch_network.BATCH, overlap=job.overlap / job.tile, cval=white
+    )
     labels = np.lib.format.open_memmap(job.out, mode="w+", dtype=np.uint8, shape=tuple(image.shape[2:]))
     with torch.inference_mode():
         found = inferer(image, lambda tiles: network(tiles.contiguous(memory_format=torch.channels_last)))[0]

@@ -54,7 +54,7 @@ def main() -> None:
         stride_shape=[job.step, job.step],
         save_resolution=BASELINE,
     )
-    engine = SemanticSegmentor(Model(job), batch_size=job.threads, num_workers=0, device="cpu", verbose=False)
+    engine = SemanticSegmentor(Model(job), batch_size=torch_network.BATCH, num_workers=0, device="cpu", verbose=False)
     folder = job.out.with_suffix(".run")
     shutil.rmtree(folder, ignore_errors=True)
     found = engine.run([job.slide], ioconfig=config, patch_mode=False, save_dir=folder, output_type="zarr",

@@ -40,7 +40,7 @@ def main() -> None:
     dtype = torch.bfloat16 if job.precision == "bf16" else torch.float32
     with torch.inference_mode():
         source = slicer.iter_split(image, value=(255, 255, 255))
-        while pairs := list(islice(source, job.threads)):
+        while pairs := list(islice(source, torch_network.BATCH)):
             tiles = torch.from_numpy(np.stack([tile for tile, _ in pairs])).permute(
                 0, 3, 1, 2
             )  # channels last in memory

@@ -50,6 +50,13 @@ def test_crops_with_too_little_around_them_are_not(network: reference.Network) -
     assert (put_together(short, picture, 64) != whole(network, picture)).mean() > 1e-3
 
 
+def test_px_with_two_best_classes_are_not_judged(tmp_path: Path) -> None:
+    model = networks.identity(tmp_path / "identity.onnx")
+    network = reference.Network(model, read_card(ModelSpec(str(model))))
+    picture = np.array([[[9, 5, 5], [5, 9, 5], [5, 9, 9], [9, 5, 9], [7, 7, 7]]], np.uint8)
+    assert put_together(network, picture, 64).tolist() == [[0, 1, 255, 255, 255]]
+
+
 def test_tissue_alone_is_judged_and_not_at_the_edge(
     network: reference.Network, small_slide: Path, tmp_path: Path
 ) -> None:
