@@ -122,11 +122,12 @@ def compared(programs: list[Program], judged: Callable[[], Any], repeats: int) -
                 remove(kept[program.name])
                 program.out.rename(kept[program.name])
     labels, first = judged(), costs[programs[0].name]
-    return [
-        _row(program.name, costs[program.name], None if program is programs[0] else first,
-             reference.disagreement(labels, program.labels(kept[program.name])))
-        for program in programs
-    ]  # fmt: skip
+    rows = []
+    for program in programs:
+        differs = reference.disagreement(labels, program.labels(kept[program.name]))
+        rows.append(_row(program.name, costs[program.name], None if program is programs[0] else first, differs))
+        remove(kept[program.name])
+    return rows
 
 
 def _row(name: str, own: list[Cost], peers: list[Cost] | None, differs: float) -> tuple[str, ...]:
