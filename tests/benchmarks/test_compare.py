@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -74,9 +75,10 @@ def test_a_precision_that_the_peer_cannot_is_refused(inputs: Path) -> None:
 
 def test_a_peer_that_fails_makes_no_table(inputs: Path) -> None:
     before = (inputs / "LOG.md").read_text() if (inputs / "LOG.md").exists() else ""
-    ran = compared(inputs, "--python", "/bin/false", "--model", "identity")
+    false = shutil.which("false")
+    ran = compared(inputs, "--python", str(false), "--model", "identity")
     assert ran.returncode == 1
-    assert "exit 1: /bin/false -m benchmarks.peers.handwritten" in ran.stderr
+    assert f"exit 1: {false} -m benchmarks.peers.handwritten" in ran.stderr
     assert ((inputs / "LOG.md").read_text() if (inputs / "LOG.md").exists() else "") == before
 
 
