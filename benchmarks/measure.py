@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 
+from benchmarks.tree_memory import TreeMemory
+
 LOG = Path(__file__).with_name("LOG.md")
 INPUTS = Path(os.environ.get("WSI_SEG_BENCH", Path.home() / ".cache" / "wsi-seg" / "bench"))
 """Where slides and models for benchmarks are made and kept."""
@@ -23,23 +25,27 @@ class Cost:
     wall_s: float
     cpu_s: float
     peak_mb: float
-    """Of the largest single process."""
+    """Of the largest single process, as the system counts it: on Linux never less than what this one has held."""
+    tree_mb: float
+    """Of all its processes together at the worst moment, sampled."""
     output: str
 
 
-def cost_of(command: list[str]) -> Cost:
-    """Run a command to its end; raises CalledProcessError where it fails."""
+def cost_of(command: list[str], folder: Path | None = None) -> Cost:
+    """Run a command to its end, in `folder` or here; raises CalledProcessError where it fails."""
     started = perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder) as process:
         assert process.stdout is not None
-        output = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
+        with TreeMemory(process.pid) as memory:
+            output = process.stdout.read()
+            _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     wall_s = perf_counter() - started
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command, output)
     scale = 1 if sys.platform == "darwin" else 1024
-    return Cost(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * scale / 1e6, output)
+    peak_mb, tree_mb = usage.ru_maxrss * scale / 1e6, memory.peak / 1e6
+    return Cost(wall_s, usage.ru_utime + usage.ru_stime, peak_mb, tree_mb, output)
 
 
 def wsi_seg(*arguments: object) -> list[str]:

@@ -128,6 +128,22 @@ def unet(path: Path, shape: UnetShape = UnetShape(), seed: int = 0) -> Path:
     return graph.write(path, card, shape.n_classes)
 
 
+def save_weights(model: Path, path: Path, side: int = 64) -> Path:
+    """Write a network's weights for programs without ONNX, with one example to check them by.
+
+    A .npz of float32: `w0`, `w1` ... in the order of the graph, `input` (1, 3, side, side) and `output` (1, C, side,
+    side), as ONNX Runtime computes it.
+    """
+    import onnxruntime
+
+    weights = [numpy_helper.to_array(weight) for weight in onnx.load(model).graph.initializer]
+    example = np.random.default_rng(0).standard_normal((1, 3, side, side)).astype(np.float32)
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, {session.get_inputs()[0].name: example})
+    np.savez(path, **{f"w{i}": weight for i, weight in enumerate(weights)}, input=example, output=output)
+    return path
+
+
 def unet_halo(depth: int) -> int:
     """Context per side that a pixel of `unet` needs, px, worst phase of the down-sampling grid.
 
