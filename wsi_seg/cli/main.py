@@ -13,6 +13,7 @@ import typer
 
 from wsi_seg import __version__
 from wsi_seg.cli import batch, bench, evaluate, export, inspect, models, run, sample, train, verify
+from wsi_seg.cli.collector import leave_memory_to_the_system
 from wsi_seg.errors import WsiSegError
 
 app = typer.Typer(
@@ -65,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(f"error: {type(error).__name__}: {error}\n  try:  wsi-seg --debug … shows where", file=sys.stderr)
         sys.exit(1)
+    finally:
+        if arguments is None:  # as a program of its own
+            leave_memory_to_the_system()
 
 
 def describe(error: WsiSegError) -> str:

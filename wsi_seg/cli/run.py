@@ -49,17 +49,23 @@ def run(
     Writes a pyramidal label map, an overview picture and a summary. The same command resumes a run that was
     stopped. Exit code 3: done, but some tiles could not be read or predicted.
     """
+    from wsi_seg.cli.collector import collecting_from_the_start_of_work
     from wsi_seg.cli.progress import progress_bar
-    from wsi_seg.engine.run import run_slide
     from wsi_seg.engine.signals import stop_on_signals
     from wsi_seg.engine.stages import process_age_s
     from wsi_seg.errors import UsageError
 
     if tiff not in ("subifd", "flat"):
         raise UsageError(f"--tiff {tiff!r}", rule="subifd or flat")
-    began_after = process_age_s() if profile else 0.0
     asked = replace(options, scheduler=where, overwrite=overwrite, restart=restart, flat_tiff=tiff == "flat")
-    with progress_bar(enabled=not (quiet or as_json)) as listener, stop_on_signals() as stop:
+    with (
+        progress_bar(enabled=not (quiet or as_json)) as bar,
+        collecting_from_the_start_of_work(bar) as listener,
+        stop_on_signals() as stop,
+    ):
+        from wsi_seg.engine.run import run_slide
+
+        began_after = process_age_s() if profile else 0.0
         report = run_slide(slide, asked, out=out, listener=listener, stop=stop)
     print(report.to_json() if as_json else report.describe())
     if profile:
