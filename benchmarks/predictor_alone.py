@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter, process_time
 
-from wsi_seg.engine.prepare import N_PROBE_TILES, probe_tiles, usable_cores
+from wsi_seg.engine.cores import usable_cores
+from wsi_seg.engine.prepare import N_PROBE_TILES, probe_tiles
 from wsi_seg.infer import ModelSpec, load_predictor
 from wsi_seg.plan import choose_scale
 from wsi_seg.slide import open_slide

@@ -5,7 +5,7 @@ checks its arguments and then calls a compiled one that trusts them. Importing t
 where it is used. Decisions and proofs: kernels/DESIGN.md.
 """
 
-from wsi_kernels.blend import accumulate, accumulate_probabilities, quantise
+from wsi_kernels.blend import accumulate, accumulate_probabilities, are_probabilities, quantise
 from wsi_kernels.components import fill_holes, remove_small
 from wsi_kernels.crf import FieldShape, mean_field
 from wsi_kernels.label import count_labels, label_argmax, label_probabilities, label_threshold, probabilities_uint8
@@ -20,6 +20,7 @@ __all__ = [
     "FieldShape",
     "accumulate",
     "accumulate_probabilities",
+    "are_probabilities",
     "area_resample",
     "area_source_box",
     "axis_window",

@@ -67,6 +67,32 @@ def _quantise(source_rows, target_rows, shape):  # type: ignore[no-untyped-def]
     return bad == 0
 
 
+def are_probabilities(values: NDArray[np.float32]) -> bool:
+    """Whether all of (C, h, w) `values` are finite and within [-0.01, 1.01].
+
+    A view with any strides; copied where its last axis is not contiguous. Raises TypeError.
+
+    >>> are_probabilities(np.array([[[0, 1.005]]], np.float32)), are_probabilities(np.array([[[np.nan]]], np.float32))
+    (True, False)
+    """
+    expect("values", values, (np.float32,), ("C", "h", "w"))
+    return bool(_are_probabilities(flat_input(values), values.shape))
+
+
+@kernel
+def _are_probabilities(source_rows, shape):  # type: ignore[no-untyped-def]
+    source, source_strides = source_rows
+    n_classes, height, width = shape
+    bad = np.uint32(0)
+    for c in range(n_classes):
+        for i in range(height):
+            s = c * source_strides[0] + i * source_strides[1]
+            p = source[s : s + width]
+            for j in range(width):
+                bad |= is_no_probability(p[j])
+    return bad == 0
+
+
 def accumulate(
     canvas: NDArray[np.uint32],
     tile: NDArray[np.uint16],

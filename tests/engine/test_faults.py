@@ -121,7 +121,7 @@ def assert_contained(
 def sharing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parametrised: with the edge cache, or with each block predicting for itself."""
     if not request.param:
-        monkeypatch.setattr("wsi_seg.engine.prepare.batch_is_independent", lambda *_: False)
+        monkeypatch.setattr("wsi_seg.engine.planning.batch_is_independent", lambda *_: False)
 
 
 both_ways = pytest.mark.parametrize("sharing", [True, False], indirect=True, ids=["shared", "apart"])

@@ -192,7 +192,7 @@ def test_batches_count_where_predictions_depend_on_them(
     identity: Callable[..., RunIdentity], begun: RunIdentity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "batch: 1, now 2" in refused(identity(batch=2), begun, tmp_path / "a.seg.zarr")
-    monkeypatch.setattr(preparing, "batch_is_independent", lambda *_: False)
+    monkeypatch.setattr("wsi_seg.engine.planning.batch_is_independent", lambda *_: False)
     assert "batched_by_block: null, now 256" in refused(identity(batch=2), begun, tmp_path / "b.seg.zarr")
 
 

@@ -94,7 +94,7 @@ class TestSameBytes:
     def test_without_the_edge_cache(
         self, run: Runs, tissue: ArraySlide, unet: str, monkeypatch: pytest.MonkeyPatch, alone: Callable[[str], Result]
     ) -> None:
-        monkeypatch.setattr("wsi_seg.engine.prepare.batch_is_independent", lambda *_: False)
+        monkeypatch.setattr("wsi_seg.engine.planning.batch_is_independent", lambda *_: False)
         other = run(tissue, model=unet, overlap=48, window="cosine")
         assert shard_bytes(other) == shard_bytes(alone("cosine"))
 

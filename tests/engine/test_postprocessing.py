@@ -192,7 +192,7 @@ class TestSameBytes:
     def test_without_the_edge_cache(self, run: Runs, slide: Path, unet: str, monkeypatch: pytest.MonkeyPatch) -> None:
         options: dict[str, Any] = {**ALL_STEPS, "model": unet, "overlap": 48, "window": "cosine"}
         reference = shard_bytes(run(slide, **options))
-        monkeypatch.setattr("wsi_seg.engine.prepare.batch_is_independent", lambda *_: False)
+        monkeypatch.setattr("wsi_seg.engine.planning.batch_is_independent", lambda *_: False)
         report = run.report(slide, **options)
         assert shard_bytes(open_result(report.out)) == reference
         assert any("may differ at borders of blocks" in note for note in report.notes)

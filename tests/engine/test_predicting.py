@@ -388,7 +388,7 @@ class TestLowPrecision:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         if not shared:
-            monkeypatch.setattr("wsi_seg.engine.prepare.batch_is_independent", lambda *_: False)
+            monkeypatch.setattr("wsi_seg.engine.planning.batch_is_independent", lambda *_: False)
         low()
         results = {block: runner.result(**LOW, block=block, workers=workers) for block in (256, 512)}
         for block, result in results.items():

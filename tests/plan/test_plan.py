@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -227,3 +227,38 @@ def test_importing_the_room_loads_no_heavy_library() -> None:
     script = f"import sys, wsi_seg.plan; print([name for name in {heavy!r} if name in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+class TestLargerTiles:
+    """An exact tiling may grow, to predict fewer px of this slide; its labels are the same."""
+
+    WIDE: ClassVar = {"halo": 107}
+
+    @pytest.mark.parametrize("skip", [True, False])
+    def test_the_plan_predicts_the_fewest_px_that_any_tile_up_to_the_largest_would(
+        self, skip: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("wsi_seg.plan.plan.WORTH_ENLARGING", 0)
+        base = plan(program=self.WIDE, options={"skip": skip})
+        made = plan(program=self.WIDE, options={"largest_tile": 2048, "skip": skip})
+        assert (base.grid.tile, base.tiling.exact, made.tiling.exact) == (1024, True, True)
+        assert made.grid.overlap == base.grid.overlap
+        px = [
+            (other.selection.n_predicted * other.grid.tile**2, other.grid.tile)
+            for tile in range(1024, 2049, 32)
+            for other in [plan(program=self.WIDE, options={"tile": tile, "skip": skip})]
+        ]
+        assert made.grid.tile == min(px)[1]
+        assert min(px)[0] < 0.9 * base.selection.n_predicted * base.grid.tile**2
+
+    def test_nothing_grows_beyond_what_is_allowed_or_where_it_is_not_exact(self) -> None:
+        assert plan(program=self.WIDE, options={"largest_tile": 1100}).grid.tile <= 1088
+        assert plan(program=self.WIDE, options={"largest_tile": 512}).grid.tile == 1024
+        assert plan(program={"halo": None}, options={"largest_tile": 2048}).grid.tile == 512
+        assert plan(program=self.WIDE, options={"largest_tile": 2048, "tile": 512, "overlap": 64}).grid.tile == 512
+
+    def test_a_small_slide_is_not_worth_it(self) -> None:
+        small = (Level((3000, 3000), (1.0, 1.0), (256, 256)),)
+        slide = {"levels": small, "bounds": Box(0, 0, 3000, 3000), "l0_mpp": Mpp(0.5, 0.5)}
+        made = plan(slide=slide, program=self.WIDE, options={"largest_tile": 2048, "skip": False})
+        assert made.grid.tile == 1024

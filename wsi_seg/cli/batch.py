@@ -86,7 +86,7 @@ def batch(
 def _local_workers(options: RunOptions, processes: int | None) -> LocalWorkers:
     """As many blocks at once as there are cores, or --workers, over processes of this machine."""
     from wsi_seg.batch import LocalWorkers
-    from wsi_seg.engine.prepare import usable_cores
+    from wsi_seg.engine.cores import usable_cores
     from wsi_seg.infer.device.cuda_driver import gpu_names
     from wsi_seg.plan import default_budget
 

@@ -48,7 +48,7 @@ def bench(
     `wsi-seg export` has left them beside the model. Options from --model-mpp on complete the card of a model that has
     none.
     """
-    from wsi_seg.engine.prepare import usable_cores
+    from wsi_seg.engine.cores import usable_cores
     from wsi_seg.export.benching import BenchRequest
     from wsi_seg.export.benching import bench as measure
     from wsi_seg.sample import fetch_sample

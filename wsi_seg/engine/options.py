@@ -56,6 +56,8 @@ class RunOptions:
     """µm per px of level 0, over what the slide says."""
     reader: str = "auto"
     tile: int | None = None
+    begun_with_tile: int | None = None
+    """Of a run that is resumed: the tile size it chose where `tile` is None, from memory that may be another by now."""
     overlap: int | None = None
     """px shared by neighbouring tiles; None: from the measured halo."""
     window: str = "auto"

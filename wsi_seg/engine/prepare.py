@@ -5,7 +5,6 @@ Owns the order in which facts are gathered before the work: resolution, scale, t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -16,16 +15,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_seg.engine.batch_size import TriedBatch, fitting_batch
+from wsi_seg.engine.cores import usable_cores
 from wsi_seg.engine.models import Models
 from wsi_seg.engine.options import RunOptions
+from wsi_seg.engine.planning import Planning, post_wishes
 from wsi_seg.engine.same_slide import whole_sha256
 from wsi_seg.engine.stages import StageClock, added
 from wsi_seg.engine.stopping import check_stop
 from wsi_seg.engine.sums import BLENDS, chosen_blend
 from wsi_seg.engine.tolerance import readable_thumbnail
 from wsi_seg.engine.versions import deciding_versions
-from wsi_seg.engine.warm_up import touch_steps
 from wsi_seg.errors import (
     MemoryBudgetError,
     MissingMppError,
@@ -40,7 +39,7 @@ from wsi_seg.slide.remote import outside_bytes
 
 if TYPE_CHECKING:
     from wsi_seg.infer import Member, ModelSpec, Predictor
-    from wsi_seg.plan import Plan, PlanOptions, PostWishes, Roi, Scale
+    from wsi_seg.plan import Plan, Roi, Scale
     from wsi_seg.slide import Slide
 
 THUMBNAIL_SIDE = 2048
@@ -78,12 +77,6 @@ class Prepared(Planned):
     def planned(self) -> Planned:
         """The part that can travel."""
         return Planned(**{each.name: getattr(self, each.name) for each in fields(Planned)})
-
-
-def usable_cores() -> int:
-    """Cores this process may run on: its affinity where told, else all; a cgroup's CPU quota is not read."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, affinity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,16 +212,8 @@ def _measured(
     steps: _Steps,
 ) -> Prepared:
     """Look at the slide and at what the model does on it, and make the plan."""
-    from wsi_seg.infer import default_batch, measure_halo, member_cards, model_notes, model_sha256
-    from wsi_seg.plan import (
-        PlanRequest,
-        ProgramFacts,
-        SlideFacts,
-        choose_scale,
-        choose_tiling,
-        make_plan,
-        plan_postprocessing,
-    )
+    from wsi_seg.infer import measure_halo, member_cards, model_notes, model_sha256
+    from wsi_seg.plan import PlanRequest, ProgramFacts, SlideFacts, choose_scale, choose_tiling, plan_postprocessing
 
     assert slide.mpp is not None
     predictor = loaded.predictor
@@ -236,7 +221,7 @@ def _measured(
     facts = SlideFacts(name, slide.vendor, slide.levels, slide.mpp, slide.bounds, slide.fingerprint())
     scale = choose_scale(slide.levels, slide.mpp, slide.bounds, predictor.card.mpp)
     # Both refuse before anything is measured.
-    plan_postprocessing(_post_wishes(options), predictor.card, scale.canvas_mpp)
+    plan_postprocessing(post_wishes(options), predictor.card, scale.canvas_mpp)
     choose_tiling(
         predictor.card, predictor.card.halo, tile=options.tile, overlap=options.overlap, window=options.window
     )
@@ -254,13 +239,6 @@ def _measured(
         halo = predictor.card.halo if predictor.card.halo is not None else measure_halo(predictor, probes)
     with steps.step("load"):
         of_model = model_notes(model, predictor, halo)  # reads the file again: before memory is measured
-    tile = choose_tiling(predictor.card, halo, tile=options.tile, overlap=options.overlap, window=options.window).tile
-    wanted = options.batch or predictor.fixed_input[0] or default_batch(predictor.facts.device, tile)
-    with steps.step("warm up"):
-        touch_steps(predictor.card, options)  # before memory is measured, too
-        batch = fitting_batch(
-            predictor, wanted, tile, workers, lambda size: batch_is_independent(predictor, probes, size)
-        )
     program = ProgramFacts(
         sha256=model_sha256(model),
         runtime=predictor.facts.runtime,
@@ -268,16 +246,14 @@ def _measured(
         precision=predictor.facts.precision,
         n_channels=predictor.n_channels,
         halo=halo,
-        batch_independent=batch.independent,
         augmentation=model.augmentation.text,
         members=member_cards(model),
         libraries=deciding_versions(predictor.facts.runtime),
     )
-    batch = replace(batch, resident_bytes=batch.resident_bytes + outside_bytes(slide.reader, workers))
-    wishes = _plan_options(options, batch, workers)
-    with steps.step("plan"):
-        plan = make_plan(PlanRequest(facts, predictor.card, program, wishes, thumbnail, roi))
-    told = (*notes, *chosen, *batch.notes, *plan.notes, *of_model)
+    request = PlanRequest(facts, predictor.card, program, thumbnail=thumbnail, roi=roi)
+    planning = Planning(request, model, predictor, probes, outside_bytes(slide.reader, workers), steps.step)
+    plan, of_batch = planning.plan(options, workers)
+    told = (*notes, *chosen, *of_batch, *plan.notes, *of_model)
     with steps.step("open"):
         full_hash = whole_sha256(slide) if options.full_hash else ""
     plan, preparing = replace(plan, notes=told), added([steps.clock.seconds])
@@ -329,43 +305,6 @@ def _refuse_hopeless(predictor: Predictor, options: RunOptions, workers: int) ->
             rule=f"the budget is {format_bytes(budget)}",
             remedy="a smaller --tile, --batch-size or --workers, or a larger --memory",
         )
-
-
-def batch_is_independent(predictor: Predictor, probes: NDArray[np.uint8], batch: int) -> bool:
-    """Whether a tile's prediction is the same, bit for bit, whatever else is in its batch of `batch` tiles."""
-    from wsi_seg.infer import batch_independent
-
-    return batch == 1 or batch_independent(predictor, probes, batch)
-
-
-def _plan_options(options: RunOptions, batch: TriedBatch, workers: int) -> PlanOptions:
-    from wsi_seg.plan import PlanOptions
-
-    return PlanOptions(
-        tile=options.tile,
-        overlap=options.overlap,
-        window=options.window,
-        batch=batch.size,
-        block=options.block,
-        n_workers=workers,
-        memory_bytes=options.memory_bytes,
-        resident_bytes=batch.resident_bytes,
-        skip=options.skip_background,
-        probabilities=options.probabilities,
-        post=_post_wishes(options),
-    )
-
-
-def _post_wishes(options: RunOptions) -> PostWishes:
-    """What is to be done to labels. Raises UsageError for an unknown parameter of the CRF."""
-    from wsi_seg.plan import CrfWishes, PostWishes
-
-    try:
-        crf = None if options.crf is None else CrfWishes(**options.crf)  # type: ignore[arg-type]
-    except TypeError as error:
-        known = ", ".join(field.name for field in fields(CrfWishes))
-        raise UsageError(f"crf {dict(options.crf or {})}", rule=f"its parameters are {known}") from error
-    return PostWishes(options.min_object, options.fill_holes, crf)
 
 
 def probe_tiles(slide: Slide, scale: Scale, thumbnail: NDArray[np.uint8], tile: int) -> NDArray[np.uint8]:

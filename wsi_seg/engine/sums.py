@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from wsi_kernels import (
     accumulate,
     accumulate_probabilities,
+    are_probabilities,
     label_argmax,
     label_threshold,
     probabilities_uint8,
@@ -132,8 +133,7 @@ class HostBlend:
 
     def is_sound(self, tile: NDArray[np.float32], y: slice, x: slice) -> bool:
         """See `Blend`."""
-        part = tile[:, y, x]
-        return quantise(part, np.empty(part.shape, np.uint16))
+        return are_probabilities(tile[:, y, x])
 
     def quantised(self, tile: NDArray[np.float32], y: slice, x: slice) -> NDArray[np.uint16]:
         """See `Blend`."""

@@ -128,6 +128,7 @@ class Target:
         program = stored.fields["model"]
         return replace(
             options,
+            begun_with_tile=stored.fields["grid"]["tile"],
             block=options.block or stored.fields["layout"]["block"],
             batch=options.batch or stored.fields["batch"],
             runtime=_begun_with(options.runtime, program["runtime"], RUNTIMES),

@@ -60,7 +60,7 @@ def peak_bytes() -> int:
 
 def _touch_kernels(predictor: Predictor) -> None:
     """Load (the first time ever: compile) the kernels with the types the run will use."""
-    from wsi_kernels import count_labels, halve_majority, halve_mean, label_probabilities, quantise
+    from wsi_kernels import are_probabilities, count_labels, halve_majority, halve_mean, label_probabilities, quantise
 
     from wsi_seg.engine.band import Band, Surface
     from wsi_seg.geometry import Box
@@ -69,6 +69,7 @@ def _touch_kernels(predictor: Predictor) -> None:
     labels = np.zeros((side, side), np.uint8 if ignore == 255 else np.uint16)
     quantised = np.zeros((channels, side, side), np.uint16)
     quantise(np.zeros((channels, side, side), np.float32), quantised)
+    are_probabilities(np.zeros((channels, side, side), np.float32))
     label_probabilities(np.zeros((channels, side, side), np.float32), 0.5, labels)
     probabilities = np.zeros((channels, side, side), np.uint8)
     band = Band(Surface(Box(0, 0, side, side), labels, probabilities), side, channels)

@@ -37,11 +37,12 @@ from wsi_seg.plan.request import PlanOptions, PlanRequest, ProgramFacts, SlideFa
 from wsi_seg.plan.roi import CanvasRoi, Roi, read_roi
 from wsi_seg.plan.scale import Scale, choose_scale
 from wsi_seg.plan.selection import TileSelection, select_tiles
-from wsi_seg.plan.tiling import Tiling, choose_batch, choose_tiling
+from wsi_seg.plan.tiling import LARGEST_TILE, Tiling, choose_batch, choose_tiling
 from wsi_seg.plan.tissue import TissueMask, place_mask, tissue_from_thumbnail
 
 __all__ = [
     "ALL",
+    "LARGEST_TILE",
     "RESULT_VERSION",
     "WINDOWS",
     "CanvasRoi",

@@ -24,7 +24,7 @@ from wsi_seg.plan.request import PlanOptions, PlanRequest, ProgramFacts, SlideFa
 from wsi_seg.plan.roi import CanvasRoi, Roi
 from wsi_seg.plan.scale import Scale, choose_scale, scale_notes
 from wsi_seg.plan.selection import TileSelection, select_tiles
-from wsi_seg.plan.tiling import Tiling, choose_batch, choose_tiling, tiling_notes
+from wsi_seg.plan.tiling import Tiling, choose_batch, choose_tiling, enlargements, tiling_notes
 from wsi_seg.plan.tissue import TissueMask, tissue_from_thumbnail
 
 _FREE_TEXT = (
@@ -32,6 +32,8 @@ _FREE_TEXT = (
     "precision", "derived_from", "weights_sha256",
 )  # fmt: skip
 """Fields of the card that change no byte of a result, or do so only through another field of the identity."""
+WORTH_ENLARGING = 8
+"""Tiles of the larger size whose prediction has to be saved: loading the program for it and trying it takes some."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -171,9 +173,8 @@ def make_plan(request: PlanRequest) -> Plan:
     tiling = choose_tiling(
         card, request.program.halo, tile=options.tile, overlap=options.overlap, window=options.window
     )
-    grid = tiling.grid(scale.canvas_size, card.output_stride)
     tissue = _tissue(request, scale)
-    selection = select_tiles(grid, tissue, None if request.roi is None else request.roi.in_canvas(scale))
+    tiling, grid, selection = _cheapest(request, tiling, scale, tissue)
     post = plan_postprocessing(options.post, card, scale.canvas_mpp)
     work = _work_shape(request, grid, scale, post)
     memory = _fitting_block(work, options)
@@ -197,6 +198,25 @@ def make_plan(request: PlanRequest) -> Plan:
             *postprocessing_notes(post, memory.block, batch_independent=request.program.batch_independent),
         ),
     )
+
+
+def _cheapest(
+    request: PlanRequest, first: Tiling, scale: Scale, tissue: TissueMask | None
+) -> tuple[Tiling, TileGrid, TileSelection]:
+    """The tiling, or an enlargement of it that predicts the fewest px of this slide, by enough to be worth it."""
+    roi = None if request.roi is None else request.roi.in_canvas(scale)
+    stride = request.card.output_stride
+    found = []
+    for tiling in enlargements(first, stride, request.options.largest_tile or first.tile):
+        grid = tiling.grid(scale.canvas_size, stride)
+        found.append((tiling, grid, select_tiles(grid, tissue, roi)))
+    best = min(found, key=_predicted_px)
+    saved = _predicted_px(found[0]) - _predicted_px(best)
+    return best if saved >= WORTH_ENLARGING * best[0].tile ** 2 else found[0]
+
+
+def _predicted_px(cut: tuple[Tiling, TileGrid, TileSelection]) -> int:
+    return cut[2].n_predicted * cut[0].tile ** 2
 
 
 def _known_mpp(slide: SlideFacts) -> Mpp:

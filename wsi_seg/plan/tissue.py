@@ -6,6 +6,7 @@ Takes a thumbnail array of the whole slide; knows no slide object. The decision 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from wsi_seg.errors import PlanError
 from wsi_seg.plan.scale import Scale
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class TissueMask:
     """Tissue mask, bool (h, w), of the whole slide, placed on the canvas."""
 
@@ -24,6 +25,13 @@ class TissueMask:
     """Canvas px (y, x) of the mask's upper left corner; negative where the scanned bounds start inside the slide."""
     step: tuple[float, float]
     """Canvas px per mask px, (y, x)."""
+
+    @cached_property
+    def sums(self) -> NDArray[np.int64]:
+        """Tissue px above and left of every corner of a mask px, int64 (h + 1, w + 1)."""
+        sums = np.zeros((self.mask.shape[0] + 1, self.mask.shape[1] + 1), np.int64)
+        sums[1:, 1:] = self.mask.cumsum(0, dtype=np.int64).cumsum(1)
+        return sums
 
     @property
     def n_canvas_px(self) -> float:

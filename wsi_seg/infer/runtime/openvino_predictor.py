@@ -24,6 +24,7 @@ from wsi_seg.card import METADATA_KEY, ModelCard
 from wsi_seg.errors import ModelLoadError, PredictorError
 from wsi_seg.infer.program.output_forms import output_layout
 from wsi_seg.infer.protocol import ModelSpec, Port, RuntimeFacts, Signature
+from wsi_seg.infer.runtime.buffers import Buffers
 
 Shape = tuple[int, ...]
 
@@ -74,11 +75,12 @@ class OpenvinoProgram:
         self._lock = threading.Lock()
         self._compiled: OrderedDict[Shape, Any] = OrderedDict()
         self._output_shapes: dict[Shape, Shape] = {}
+        self._buffers = Buffers()
         self._thread = threading.local()
         self.facts = RuntimeFacts("openvino", ov.__version__, "CPU", self._precision)
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
-        """(N, H, W, 3) uint8 -> (N, C, H, W) float32, written by the runtime into an array of the caller's own."""
+        """(N, H, W, 3) uint8 -> (N, C, H, W) float32, in memory that is the caller's while it is held."""
         try:
             request = self._request(batch.shape)
             request.set_input_tensor(ov.Tensor(batch, shared_memory=batch.flags.writeable))  # else copied
@@ -89,7 +91,7 @@ class OpenvinoProgram:
                 self._output_shapes[batch.shape] = first.shape
                 self._thread.request = None  # its own output memory is not needed again
                 return first
-            output = np.empty(shape, np.float32)
+            output = self._buffers.take(shape)
             request.set_output_tensor(ov.Tensor(output, shared_memory=True))
             request.infer()
         except RuntimeError as error:
@@ -100,6 +102,7 @@ class OpenvinoProgram:
         """Drop the compiled models; requests of other threads go with their threads."""
         with self._lock:
             self._compiled.clear()
+        self._buffers.clear()
         self._thread = threading.local()
 
     def _request(self, shape: Shape) -> Any:

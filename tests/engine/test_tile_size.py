@@ -1,0 +1,111 @@
+"""Tiles grow where it pays and where there is memory, and the same command cuts the same tiles tomorrow."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.engine.runs import Runs, assert_same_labels, pixels_of
+from wsi_seg.engine.events import Event, TaskDone
+from wsi_seg.engine.options import RunOptions
+from wsi_seg.engine.prepare import prepare
+from wsi_seg.engine.run import run_slide
+from wsi_seg.engine.tile_size import largest_tile
+from wsi_seg.errors import RunStopped
+from wsi_seg.infer import ModelSpec
+from wsi_seg.output.label_store import open_result
+from wsi_seg.slide import ArraySlide
+
+GB = 10**9
+WISHES: dict[str, Any] = {"runtime": "openvino", "precision": "fp32", "skip_background": False, "block": 512}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("wsi_seg.plan.memory_limit", lambda: 16 * GB)
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small slides count as large."""
+    monkeypatch.setattr("wsi_seg.engine.planning.ENLARGED_FROM_TILES", 1)
+    monkeypatch.setattr("wsi_seg.plan.plan.WORTH_ENLARGING", 0)
+
+
+@pytest.fixture(scope="module")
+def tissue(small_slide: Path) -> ArraySlide:
+    return ArraySlide(np.ascontiguousarray(pixels_of(small_slide)[100:1100, 300:1480]), mpp=0.5)
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "cores", "side"), [(GB // 10, 2, 2048), (GB // 2, 2, 2048), (GB, 2, 1831), (4 * GB, 2, 1024)]
+)
+def test_the_largest_tile_follows_the_machines_memory(unet: str, n_bytes: int, cores: int, side: int) -> None:
+    assert largest_tile(ModelSpec(unet), 1024, cores, lambda: n_bytes) == side
+
+
+def test_it_is_measured_once(unet: str) -> None:
+    spec, answers = ModelSpec(unet), iter([GB, 8 * GB, 8 * GB])
+    assert [largest_tile(spec, 1024, 2, lambda: next(answers)) for _ in range(2)] == [1831, 1831]
+    assert largest_tile(spec, 512, 2, lambda: next(answers)) == 512
+
+
+def test_a_broken_memory_of_it_is_measured_again(unet: str, tmp_path: Path) -> None:
+    spec = ModelSpec(unet)
+    largest_tile(spec, 1024, 2, lambda: GB)
+    (kept,) = (tmp_path / "cache").rglob("tiles/*")
+    for content in ("", "{}", "[1]", '{"bytes_per_prediction": -3}', '{"bytes_per_prediction": "x"}'):
+        kept.write_text(content)
+        assert largest_tile(spec, 1024, 2, lambda: 4 * GB) == 1024
+
+
+@pytest.mark.usefixtures("eager")
+class TestRuns:
+    def test_larger_tiles_give_the_same_labels(self, run: Runs, tissue: ArraySlide, unet: str) -> None:
+        plan = prepare(tissue, RunOptions(model=unet, workers=2, **WISHES)).plan
+        assert plan.tiling.exact
+        assert plan.grid.tile > 512  # the tile that the halo of 23 px asks for
+        grown = run(tissue, model=unet, tile=None, **WISHES)
+        fixed = run(tissue, model=unet, tile=512, **WISHES)
+        assert grown.spec.tile_grid != fixed.spec.tile_grid
+        assert_same_labels(grown, fixed)
+
+    @pytest.mark.parametrize("change", [{"workers": 1}, {"memory_bytes": 10 * GB}])
+    def test_neither_workers_nor_a_budget_that_is_large_enough_change_the_tiles(
+        self, tissue: ArraySlide, unet: str, change: dict[str, Any]
+    ) -> None:
+        wishes = {"workers": 2, **WISHES}
+        plans = [prepare(tissue, RunOptions(model=unet, **{**wishes, **more})).plan for more in ({}, change)]
+        assert plans[0].grid == plans[1].grid
+
+    @pytest.mark.parametrize("wish", [{"tile": 512}, {"overlap": 48}])
+    def test_what_is_asked_for_is_kept(self, tissue: ArraySlide, unet: str, wish: dict[str, Any]) -> None:
+        plan = prepare(tissue, RunOptions(model=unet, workers=1, **WISHES, **wish)).plan
+        assert plan.grid.tile == (128 if "overlap" in wish else 512)
+
+    def test_a_budget_that_larger_tiles_would_exceed_is_respected(self, tissue: ArraySlide, unet: str) -> None:
+        least = prepare(tissue, RunOptions(model=unet, workers=1, tile=512, **WISHES)).plan.memory.total_bytes
+        options = RunOptions(model=unet, workers=1, memory_bytes=int(1.02 * least), **WISHES)
+        assert prepare(tissue, options).plan.grid.tile == 512
+
+    def test_a_resumed_run_keeps_the_tiles_it_was_begun_with(
+        self, tissue: ArraySlide, unet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out, stop = tmp_path / "x.seg.zarr", threading.Event()
+
+        def stop_after_one(event: Event) -> None:
+            if isinstance(event, TaskDone):
+                stop.set()
+
+        options = RunOptions(model=unet, workers=1, **WISHES)
+        with pytest.raises(RunStopped):
+            run_slide(tissue, options, out=str(out), listener=stop_after_one, stop=stop)
+        monkeypatch.setattr("wsi_seg.engine.planning.ENLARGED_FROM_TILES", 10**9)
+        assert prepare(tissue, options).plan.grid.tile == 512
+        run_slide(tissue, options, out=str(out))
+        assert open_result(out).spec.tile_grid == (1, 1)
