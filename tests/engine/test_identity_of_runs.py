@@ -29,6 +29,7 @@ ASKED: dict[str, Any] = {
     "workers": 1,
 }
 HARMLESS: dict[str, Any] = {
+    "begun_with_tile": 256,  # a tile size is asked for
     "workers": 3,
     "memory_bytes": 4 << 30,
     "scheduler": Scheduler("tcp://127.0.0.1:1"),

@@ -34,7 +34,7 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small slides count as large."""
     monkeypatch.setattr("wsi_seg.engine.planning.ENLARGED_FROM_TILES", 1)
-    monkeypatch.setattr("wsi_seg.plan.plan.WORTH_ENLARGING", 0)
+    monkeypatch.setattr("wsi_seg.plan.plan.WORTH_ENLARGING", (0, 0))
 
 
 @pytest.fixture(scope="module")

@@ -238,7 +238,7 @@ class TestLargerTiles:
     def test_the_plan_predicts_the_fewest_px_that_any_tile_up_to_the_largest_would(
         self, skip: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("wsi_seg.plan.plan.WORTH_ENLARGING", 0)
+        monkeypatch.setattr("wsi_seg.plan.plan.WORTH_ENLARGING", (0, 0))
         base = plan(program=self.WIDE, options={"skip": skip})
         made = plan(program=self.WIDE, options={"largest_tile": 2048, "skip": skip})
         assert (base.grid.tile, base.tiling.exact, made.tiling.exact) == (1024, True, True)

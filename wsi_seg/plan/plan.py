@@ -32,8 +32,9 @@ _FREE_TEXT = (
     "precision", "derived_from", "weights_sha256",
 )  # fmt: skip
 """Fields of the card that change no byte of a result, or do so only through another field of the identity."""
-WORTH_ENLARGING = 8
-"""Tiles of the larger size whose prediction has to be saved: loading the program for it and trying it takes some."""
+WORTH_ENLARGING = (0.15, 8)
+"""What larger tiles have to save: this share of the px predicted, since they take more memory, and so many tiles of the
+larger size, since trying it takes some."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -211,8 +212,9 @@ def _cheapest(
         grid = tiling.grid(scale.canvas_size, stride)
         found.append((tiling, grid, select_tiles(grid, tissue, roi)))
     best = min(found, key=_predicted_px)
-    saved = _predicted_px(found[0]) - _predicted_px(best)
-    return best if saved >= WORTH_ENLARGING * best[0].tile ** 2 else found[0]
+    before, (share, n_tiles) = _predicted_px(found[0]), WORTH_ENLARGING
+    saved = before - _predicted_px(best)
+    return best if saved >= max(share * before, n_tiles * best[0].tile ** 2) else found[0]
 
 
 def _predicted_px(cut: tuple[Tiling, TileGrid, TileSelection]) -> int:
