@@ -88,7 +88,7 @@ def peer(name: str, python: Path, work: Work) -> Program:
 def ours(name: str, work: Work, *tiling: object) -> Program:
     """Our program on level 0, whatever resolution the slide states."""
     out = INPUTS / "wsi-seg.seg.zarr"
-    level_0 = ("--mpp", work.card.mpp, "--no-skip", "--tile", work.tile)
+    level_0 = ("--mpp", work.card.mpp, "--no-skip")
     # The program of another precision is found beside its original, under the original's name.
     command = wsi_seg("run", work.slide, "--out", out, "--model", original(work.model), *level_0, *tiling,
                       "--precision", work.precision, "--quiet")  # fmt: skip
@@ -218,8 +218,9 @@ def main(arguments: list[str] | None = None) -> int:
                 asked.precision)  # fmt: skip
     programs = [
         peer(asked.peer, python, work),
-        ours(f"wsi-seg, overlap {asked.overlap}", work, "--overlap", asked.overlap),
-        ours("wsi-seg, overlap from the measured halo", work),
+        ours("wsi-seg, the same tiles", work, "--tile", asked.tile, "--overlap", asked.overlap),
+        ours("wsi-seg, twice as large tiles", work, "--tile", 2 * asked.tile, "--overlap", asked.overlap),
+        ours("wsi-seg, as it chooses: exact", work),
     ]
     try:
         rows = compared(programs, lambda: judge(work), asked.repeats)

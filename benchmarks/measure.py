@@ -69,7 +69,8 @@ def machine() -> str:
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        model = next((line.split(":")[1].strip() for line in info.open() if line.startswith("model name")), model)
+        lines = info.read_text().splitlines()
+        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
     load = os.getloadavg()[0]
     return f"{model}, {len(os.sched_getaffinity(0))} cores, load {load:.1f}, Python {platform.python_version()}"
 

@@ -1,0 +1,50 @@
+"""Every benchmark of speed runs once, on next to nothing: a table that cannot be made is found here."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import engine, growth, kernels, reader
+from wsi_seg.sample import write_synthetic
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for slides, models and results."""
+    for module in (engine, growth):
+        monkeypatch.setattr(module, "INPUTS", tmp_path)
+    for side in (600, 900):
+        write_synthetic(tmp_path / f"synthetic-{side}-0.tif", (side, side), mpp=0.5, seed=0)
+    return tmp_path
+
+
+def _cells(text: str) -> list[list[str]]:
+    return [row.strip("| ").split(" | ") for row in text.splitlines() if row.startswith("| ")][1:]
+
+
+def test_the_reader_against_decoding_and_openslide(inputs: Path) -> None:
+    row = reader.measured(inputs / "synthetic-900-0.tif", 512, rounds=1)
+    assert len(row) == len(reader.HEADER)
+    assert all(float(cell.rstrip(" %")) > 0 for cell in row[2:])
+
+
+def test_growth(inputs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    log = inputs / "log.md"
+    words = ["growth", "area", "workers", "--sides", "600", "900", "--side", "600", "--repeats", "1", "--log", str(log)]
+    monkeypatch.setattr(sys, "argv", words)
+    growth.main()
+    rows = _cells(capsys.readouterr().out)
+    assert [row[0] for row in rows] == ["600²", "900²", "workers", "1", "2"]
+    assert "cost against workers" in log.read_text()
+
+
+def test_the_kernels_against_copying(monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+
+    monkeypatch.setattr(kernels, "BLOCK", 640)
+    rows = kernels.roofline(np.random.default_rng(0), rounds=1)
+    assert [row[0] for row in rows] == ["accumulate, cosine 128", "accumulate_probabilities, cosine 128"]
+    assert all(float(cell.rstrip(" %")) > 0 for row in rows for cell in row[1:])
