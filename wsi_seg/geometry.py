@@ -124,7 +124,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One stored resolution of a slide; level 0 is the finest."""
+    """One resolution at which a slide can be read; level 0 is the finest."""
 
     size: tuple[int, int]
     """(height, width) in px of this level."""
@@ -132,6 +132,9 @@ class Level:
     """Level-0 px per px of this level, (y, x), from the level sizes."""
     tile: tuple[int, int] | None = None
     """(height, width) of the file's own tiles, where it is tiled: aligned reads decode each tile once."""
+    reduction: int = 1
+    """1: it is stored like this. Else its px are made by decoding the tiles of the last stored level before it at 1/2,
+    1/4 or 1/8 of their sides, and those tiles have px of this level."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,9 @@ def run_options(
         typer.Option(help="um per px of the slide's finest level, over what it says."),
     ] = None,
     reader: Annotated[str, typer.Option(help="auto, openslide, tiff or zarr.")] = "auto",
+    decode: Annotated[
+        str, typer.Option(help="exact, or fast: JPEG tiles at 1/2, 1/4 or 1/8 where the model is as much coarser.")
+    ] = "exact",
     roi: Annotated[
         Path | None,
         typer.Option(help="GeoJSON polygons in level-0 px; the rest is not analysed."),
@@ -181,6 +184,7 @@ def run_options(
         blend=blend,
         slide_mpp=mpp,
         reader=reader,
+        decode=decode,
         tile=tile,
         overlap=parse_pixels(overlap, "--overlap"),
         window=window,

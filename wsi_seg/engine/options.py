@@ -55,6 +55,8 @@ class RunOptions:
     slide_mpp: float | None = None
     """µm per px of level 0, over what the slide says."""
     reader: str = "auto"
+    decode: str = "exact"
+    """`exact`, or `fast`: JPEG tiles decoded at 1/2, 1/4 or 1/8 where the model is that much coarser than they are."""
     tile: int | None = None
     begun_with_tile: int | None = None
     """Of a run that is resumed: the tile size it chose where `tile` is None, from memory that may be another by now."""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.engine.cores import usable_cores
+from wsi_seg.engine.decoding import check_decode, decoding_notes
 from wsi_seg.engine.models import Models
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.planning import Planning, post_wishes
@@ -140,6 +141,7 @@ def _check(options: RunOptions) -> None:
             raise UsageError(f"--{name} {value}", rule="at least 1")
     if options.blend not in BLENDS:
         raise UsageError(f"--blend {options.blend}", rule=f"one of {', '.join(BLENDS)}")
+    check_decode(options.decode)
     if options.block is not None:
         check_block(options.block)
 
@@ -148,7 +150,7 @@ def _opened(source: Path | Slide, options: RunOptions) -> Slide:
     from wsi_seg.slide import open_slide
 
     if isinstance(source, str | Path):
-        return open_slide(Path(source), mpp=options.slide_mpp, reader=options.reader)
+        return open_slide(Path(source), mpp=options.slide_mpp, reader=options.reader, decode=options.decode)
     return source
 
 
@@ -253,7 +255,7 @@ def _measured(
     request = PlanRequest(facts, predictor.card, program, thumbnail=thumbnail, roi=roi)
     planning = Planning(request, model, predictor, probes, outside_bytes(slide.reader, workers), steps.step)
     plan, of_batch = planning.plan(options, workers)
-    told = (*notes, *chosen, *of_batch, *plan.notes, *of_model)
+    told = (*decoding_notes(slide, scale, options.decode), *notes, *chosen, *of_batch, *plan.notes, *of_model)
     with steps.step("open"):
         full_hash = whole_sha256(slide) if options.full_hash else ""
     plan, preparing = replace(plan, notes=told), added([steps.clock.seconds])

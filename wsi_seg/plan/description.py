@@ -32,7 +32,8 @@ def describe_plan(plan: Plan) -> list[tuple[str, Rows]]:
 
 def _slide_rows(plan: Plan) -> Rows:
     slide, rows = plan.slide, []
-    rows.append(("file", f"{slide.name} ({slide.vendor}, {_count(len(slide.levels), 'level')})"))
+    n_stored = sum(level.reduction == 1 for level in slide.levels)
+    rows.append(("file", f"{slide.name} ({slide.vendor}, {_count(n_stored, 'level')})"))
     rows.append(("size", f"{_size(slide.l0_size)} px at {_mpp(slide.l0_mpp)}"))
     if slide.bounds.size != slide.l0_size:
         rows.append(("scanned part", f"{_size(slide.bounds.size)} px at y {slide.bounds.y0}, x {slide.bounds.x0}"))
@@ -55,9 +56,12 @@ def _model_rows(plan: Plan) -> Rows:
 
 def _scale_rows(plan: Plan) -> Rows:
     scale = plan.scale
-    how = "as stored" if scale.is_native else f"resampled by {scale.factor[0]:.4g} x {scale.factor[1]:.4g}"
+    steps = [f"decoded at 1/{scale.reduction}"] if scale.reduction > 1 else []
+    if not scale.is_native:
+        steps.append(f"resampled by {scale.factor[0]:.4g} x {scale.factor[1]:.4g}")
+    how = ", ".join(steps) or "as stored"
     return [
-        ("level read", f"{scale.level}, {how}"),
+        ("level read", f"{scale.stored_level}, {how}"),
         ("canvas", f"{_size(scale.canvas_size)} px at {_mpp(scale.canvas_mpp)}"),
     ]
 

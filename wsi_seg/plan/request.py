@@ -25,7 +25,7 @@ class SlideFacts:
     vendor: str
     """Format, for people."""
     levels: tuple[Level, ...]
-    """Stored levels, finest first."""
+    """Stored levels and reductions of them, finest first."""
     l0_mpp: Mpp | None
     """Resolution of level 0; None: not stated, which no plan accepts."""
     bounds: Box

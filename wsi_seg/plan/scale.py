@@ -5,7 +5,7 @@ Knows level sizes and resolutions only: no pixels, no model beyond its µm per p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ class Scale:
     """
 
     level: int
-    """Index of the stored level that is read."""
+    """Index of the slide's level that is read."""
     factor: tuple[float, float]
     """Level px per canvas px, (y, x); 1.0 on an axis where the canvas is the level's own grid."""
     canvas_mpp: Mpp
@@ -44,6 +44,15 @@ class Scale:
     """Level-0 px per level px, (y, x)."""
     upsampled: bool
     """True where the slide is coarser than the model, beyond the tolerance."""
+    reduction: int = 1
+    """Parts of a side that the tiles of `stored_level` are decoded at; 1: whole."""
+    n_reduced: int = 0
+    """How many of the levels up to `level` are not stored."""
+
+    @property
+    def stored_level(self) -> int:
+        """Number of the level among those that the file stores, of which the pixels are."""
+        return self.level - self.n_reduced
 
     @property
     def is_native(self) -> bool:
@@ -80,13 +89,14 @@ class Scale:
         return points
 
     def to_mapping(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Plain values for JSON; the same however tiles could be decoded, as long as they are decoded whole."""
         return {
-            "level": self.level,
+            "level": self.stored_level,
             "factor": list(self.factor),
             "canvas_mpp": [self.canvas_mpp.y, self.canvas_mpp.x],
             "canvas_size": list(self.canvas_size),
             "level_origin": list(self.level_origin),
+            **({"reduction": self.reduction} if self.reduction > 1 else {}),
         }
 
 
@@ -95,11 +105,14 @@ def choose_scale(
 ) -> Scale:
     """The coarsest stored level that is not coarser than the model, and the factor that brings it to the model's mpp.
 
+    Where the slide offers that level reduced by a whole part of the factor, the coarsest such reduction is read in its
+    place: the canvas is the same, px for px.
+
     Each axis is treated by itself. A factor within `tolerance` of a whole number becomes that number: 1 means that
     nothing is resampled, 2 that px are averaged in pairs instead of by uneven shares. `canvas_mpp` tells the result.
 
     Args:
-        levels: stored levels, finest first.
+        levels: stored levels and their reductions, finest first.
         l0_mpp: resolution of level 0.
         bounds: scanned box, level-0 px; the canvas covers it.
         model_mpp: resolution the model was trained at, µm per px.
@@ -125,7 +138,12 @@ def choose_scale(
     canvas_size = (max(1, round(part.height / factor[0])), max(1, round(part.width / factor[1])))
     origin = (part.y0, part.x0)
     canvas_mpp = level_mpp.scaled(*factor)
-    return Scale(index, factor, canvas_mpp, canvas_size, origin, level.downsample, upsampled=min(factor) < 1)
+    n_reduced = sum(other.reduction > 1 for other in levels[:index])
+    upsampled = min(factor) < 1
+    scale = Scale(
+        index, factor, canvas_mpp, canvas_size, origin, level.downsample, upsampled=upsampled, n_reduced=n_reduced
+    )
+    return _reduced(scale, levels)
 
 
 def scale_notes(scale: Scale, levels: tuple[Level, ...], model_mpp: float) -> list[str]:
@@ -136,15 +154,42 @@ def scale_notes(scale: Scale, levels: tuple[Level, ...], model_mpp: float) -> li
             f"the slide is coarser than the model's {model_mpp:g} um/px: it is enlarged "
             f"{1 / min(scale.factor):.2f} times, and detail that the model was trained on is missing"
         )
-    if scale.read_cost > 8:
-        remedy = "no coarser level is stored" if scale.level == len(levels) - 1 else "the next level is too coarse"
-        notes.append(f"{scale.read_cost:.0f} stored px are read per predicted px: {remedy}")
+    n_read = scale.read_cost * scale.reduction**2
+    if n_read > 8:
+        is_last = all(level.reduction > 1 for level in levels[scale.level + 1 :])
+        remedy = "no coarser level is stored" if is_last else "the next level is too coarse"
+        notes.append(f"{n_read:.0f} stored px are read per predicted px: {remedy}")
     return notes
 
 
+def _reduced(scale: Scale, levels: tuple[Level, ...]) -> Scale:
+    """The same canvas from the coarsest reduction of the level that divides its factor and its origin, if there is one.
+
+    One that does not divide the factor would be resampled by uneven shares of px that are averages already: that
+    differs from the averages of stored px by 20 dB more.
+    """
+    reduced = scale
+    for index in range(scale.level + 1, len(levels)):
+        parts = levels[index].reduction
+        if parts == 1:
+            break
+        if any(side % parts for side in (*scale.factor, *scale.level_origin)):
+            continue
+        reduced = replace(
+            scale,
+            level=index,
+            factor=(scale.factor[0] / parts, scale.factor[1] / parts),
+            level_origin=(scale.level_origin[0] // parts, scale.level_origin[1] // parts),
+            downsample=levels[index].downsample,
+            reduction=parts,
+            n_reduced=index - scale.stored_level,
+        )
+    return reduced
+
+
 def _level_for(levels: tuple[Level, ...], l0_mpp: Mpp, limit: float) -> int:
-    """Index of the coarsest level that is at most `limit` µm per px on both axes; the finest when none is."""
-    fine = [i for i, level in enumerate(levels) if _coarsest_axis(level, l0_mpp) <= limit]
+    """Index of the coarsest stored level that is at most `limit` µm per px on both axes; the finest when none is."""
+    fine = [i for i, level in enumerate(levels) if level.reduction == 1 and _coarsest_axis(level, l0_mpp) <= limit]
     return max(fine, key=lambda i: _coarsest_axis(levels[i], l0_mpp), default=0)
 
 

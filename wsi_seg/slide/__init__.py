@@ -5,7 +5,7 @@ imported when a slide of its kind is opened.
 """
 
 from wsi_seg.slide.array_slide import ArraySlide
-from wsi_seg.slide.opening import READERS, open_slide
+from wsi_seg.slide.opening import DECODINGS, READERS, open_slide
 from wsi_seg.slide.protocol import Slide
 
-__all__ = ["READERS", "ArraySlide", "Slide", "open_slide"]
+__all__ = ["DECODINGS", "READERS", "ArraySlide", "Slide", "open_slide"]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 READERS = ("auto", "tiff", "openslide", "zarr")
 """Values of `reader`; `auto` takes the fastest that is right for the file."""
+DECODINGS = ("exact", "fast")
+"""Values of `decode`."""
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SAME_PIXELS = ("aperio", "generic-tiff")
 """OpenSlide's names of the formats that are plain tiles, so that both readers must agree."""
@@ -33,21 +35,27 @@ _COMPARED_SIDE = 512
 _log = logging.getLogger(__name__)
 
 
-def open_slide(path: Path | str, *, mpp: Mpp | float | None = None, reader: str = "auto") -> Slide:
+def open_slide(
+    path: Path | str, *, mpp: Mpp | float | None = None, reader: str = "auto", decode: str = "exact"
+) -> Slide:
     """Open a slide for lazy reading.
 
     Args:
         path: a slide file, one file of a DICOM series, a `.mrxs` file, or a Zarr folder.
         mpp: µm per px of level 0; wins over what the file says.
         reader: one of `READERS`.
+        decode: one of `DECODINGS`; `fast` offers levels that are made by decoding JPEG tiles at a part of their sides,
+            where our own TIFF reader reads the file. Other slides open as with `exact`.
 
     Raises:
         SlideOpenError: the file is missing, damaged, incomplete or of an unsupported kind.
-        UsageError: `mpp` or `reader` is wrong.
+        UsageError: `mpp`, `reader` or `decode` is wrong.
     """
     given, path = as_mpp(mpp), Path(path)
     if reader not in READERS:
         raise UsageError(f"reader {reader!r}", rule=f"one of {', '.join(READERS)}", remedy="leave it at auto")
+    if decode not in DECODINGS:
+        raise UsageError(f"decode {decode!r}", rule=f"one of {', '.join(DECODINGS)}", remedy="leave it at exact")
     kind = _kind(path)
     if kind == "zarr":
         _expect(reader, ("auto", "zarr"), path, "a folder")
@@ -55,7 +63,7 @@ def open_slide(path: Path | str, *, mpp: Mpp | float | None = None, reader: str 
 
         return ZarrSlide(path, given)
     _expect(reader, ("auto", "openslide", "tiff") if kind == "tiff" else ("auto", "openslide"), path, "this file")
-    return _open_tiff(path, given, reader) if kind == "tiff" else _open_vendor(path, given)
+    return _open_tiff(path, given, reader, decode) if kind == "tiff" else _open_vendor(path, given)
 
 
 def _kind(path: Path) -> str:
@@ -99,20 +107,27 @@ def _open_vendor(path: Path, mpp: Mpp | None) -> Slide:
     return VendorSlide(path, mpp)
 
 
-def _open_tiff(path: Path, mpp: Mpp | None, reader: str) -> Slide:
-    """Read the directories first: a header that is not sound must not reach any reader."""
+def _open_tiff(path: Path, mpp: Mpp | None, reader: str, decode: str) -> Slide:
+    """Read the directories first: a header that is not sound must not reach any reader.
+
+    Readers are chosen and compared by what is stored, whatever `decode` is.
+    """
     from wsi_seg.slide.tiff_layout import read_layout
     from wsi_seg.slide.tiff_reader import TiffSlide
 
     layout = read_layout(path)
     if reader == "tiff":
-        return TiffSlide(path, mpp, layout)
+        return TiffSlide(path, mpp, layout, decode)
     if reader == "openslide":
         return _open_vendor(path, mpp)
     if layout.refusal:
         return _open_refused(path, mpp, layout)
     ours = TiffSlide(path, mpp, layout)
-    return ours if layout.is_overlong else _better(ours, path, mpp)
+    chosen: Slide = ours if layout.is_overlong else _better(ours, path, mpp)
+    if chosen is not ours or decode == "exact":
+        return chosen
+    ours.close()
+    return TiffSlide(path, mpp, layout, decode)
 
 
 def _open_refused(path: Path, mpp: Mpp | None, layout: TiffLayout) -> Slide:

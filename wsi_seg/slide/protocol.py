@@ -29,7 +29,7 @@ class Slide(Protocol):
 
     @property
     def levels(self) -> tuple[Level, ...]:
-        """Stored resolutions, finest first."""
+        """Stored resolutions, finest first; with fast decoding also reductions of them, see `Level.reduction`."""
 
     @property
     def mpp(self) -> Mpp | None:

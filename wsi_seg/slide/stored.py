@@ -29,7 +29,7 @@ class Description:
     vendor: str
     """Kind of file; see `Slide.vendor`."""
     levels: tuple[Level, ...]
-    """Stored resolutions, finest first; never empty."""
+    """Stored resolutions and reductions of them, finest first; the first is stored, and there is one."""
     mpp: Mpp | None = None
     """Resolution of level 0 as the file states it, where that is plausible."""
     background: tuple[int, int, int] = WHITE

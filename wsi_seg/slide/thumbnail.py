@@ -38,13 +38,16 @@ def thumbnail_size(size: tuple[int, int], longest_side: int) -> tuple[int, int]:
 def area_thumbnail(levels: tuple[Level, ...], read_region: ReadRegion, longest_side: int) -> NDArray[np.uint8]:
     """Thumbnail (h, w, 3) uint8 RGB of the whole slide, `longest_side` px at most.
 
-    Every pixel is the area average, rounded to nearest, over its part of the coarsest level that is at least as large.
+    Every pixel is the area average, rounded to nearest, over its part of the coarsest stored level that is at least as
+    large: what is taken for tissue does not depend on how tiles are decoded.
     Raises UsageError for a side below 1 and whatever `read_region` raises.
     """
     if longest_side < 1:
         raise UsageError(f"thumbnail of {longest_side} px", rule="the longest side is at least 1 px")
     target = thumbnail_size(levels[0].size, longest_side)
-    index = max(i for i, level in enumerate(levels) if i == 0 or _covers(level.size, target))
+    index = max(
+        i for i, level in enumerate(levels) if i == 0 or (level.reduction == 1 and _covers(level.size, target))
+    )
     picture = _reduced(levels[index], lambda box: read_region(box, index), _within_reach(levels[index].size, target))
     while picture.shape[:2] != target:
         stored, larger = Level((picture.shape[0], picture.shape[1]), (1.0, 1.0)), picture

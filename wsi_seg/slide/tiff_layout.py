@@ -56,6 +56,14 @@ class TileTable:
         height, width = self.tile
         return (height, width) if self.tiled else (min(height, self.size[0] - row * height), width)
 
+    def most_bytes(self, row: int) -> int:
+        """Stored bytes beyond which a tile of the row is not read."""
+        return self.codec.most_bytes(self.tile_size(row))
+
+    def pixels(self, payload: bytes, row: int, column: int) -> NDArray[np.uint8]:  # noqa: ARG002 - see `ReducedTable`
+        """Pixels (height, width, samples) uint8 of the tile stored as `payload`; see `TileCodec.decode`."""
+        return self.codec.decode(payload, self.tile_size(row))
+
     def places(self, row: int, columns: range) -> list[tuple[tuple[int, int], ...]]:
         """(byte position, bytes) per plane of the tiles of a row in `columns`, as plain integers."""
         part = np.s_[:, row, columns.start : columns.stop]

@@ -1,13 +1,14 @@
 """Reads TIFF slides tile by tile: Aperio SVS, OME-TIFF, generic pyramids, plain TIFFs.
 
-Owns the assembly of a region from tiles, at the speed of the decoder. Knows neither tags nor codecs: the layout says
-where tiles are, the codec turns their bytes into pixels.
+Owns the assembly of a region from tiles, at the speed of the decoder. Knows neither tags nor codecs: the tables say
+where tiles are and turn their bytes into pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,12 @@ from wsi_seg.geometry import Box, Mpp, ceil_div
 from wsi_seg.slide.byte_file import ByteFile
 from wsi_seg.slide.fingerprint import sampled_sha256
 from wsi_seg.slide.limits import checked_levels
+from wsi_seg.slide.reduced_tiles import ReducedTable, with_reductions
 from wsi_seg.slide.resolution import stored_levels
 from wsi_seg.slide.stored import Description, StoredSlide, over_background
 from wsi_seg.slide.tiff_layout import TiffLayout, TileTable, read_layout
+
+Tables = Sequence[TileTable | ReducedTable]
 
 
 class TiffSlide(StoredSlide):
@@ -27,8 +31,19 @@ class TiffSlide(StoredSlide):
 
     reader = "tiff"
 
-    def __init__(self, path: Path, mpp: Mpp | None = None, layout: TiffLayout | None = None) -> None:
-        """`layout`: the file's directories where they were read already. Raises SlideOpenError."""
+    def __init__(
+        self, path: Path, mpp: Mpp | None = None, layout: TiffLayout | None = None, decode: str = "exact"
+    ) -> None:
+        """Open the file.
+
+        Args:
+            path: a TIFF.
+            mpp: resolution of level 0 as the user gave it.
+            layout: the file's directories where they were read already.
+            decode: `exact`, or `fast` for levels between the stored ones, see `with_reductions`.
+
+        Raises SlideOpenError.
+        """
         layout = layout or read_layout(path)
         if layout.refusal:
             raise SlideOpenError(
@@ -36,21 +51,27 @@ class TiffSlide(StoredSlide):
                 rule="--reader tiff reads plain tiles",
                 remedy="--reader auto",
             )
-        self._tables = layout.tables
+        self._stored, self._decode = layout.tables, decode
         self._file = ByteFile(path)
         sizes, tiles = [table.size for table in layout.tables], [table.tile for table in layout.tables]
         levels = stored_levels(*checked_levels(path, sizes, list(tiles)))
+        self._tables: Tables = self._stored
+        if decode == "fast":
+            levels, self._tables = with_reductions(levels, self._stored)
         bounds = layout.tables[0].scanned
         super().__init__(path, Description(layout.vendor, levels, layout.mpp, bounds=bounds), mpp)
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the tile tables, the file's size and a sample of its bytes."""
-        tables = b"".join(table.offsets.tobytes() + table.counts.tobytes() for table in self._tables)
+        tables = b"".join(table.offsets.tobytes() + table.counts.tobytes() for table in self._stored)
         return sampled_sha256([self._file.path], tables)
 
     def close(self) -> None:
         """Let go of the descriptor; a later read opens the file again."""
         self._file.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self._given_mpp, None, self._decode)
 
     def _read_inside(self, out: NDArray[np.uint8], box: Box, level: int) -> None:
         table = self._tables[level]
@@ -60,31 +81,30 @@ class TiffSlide(StoredSlide):
         across = [_overlap(column * width, width, box.x0, box.x1) for column in columns]
         for row in range(box.y0 // height, ceil_div(box.y1, height)):
             rows = _overlap(row * height, height, box.y0, box.y1)
-            size = table.tile_size(row)
             for column, place, (part, to) in zip(columns, table.places(row, columns), across, strict=True):
                 try:
-                    self._paint(out[rows[1], to], table, size, place, (rows[0], part))
+                    self._paint(out[rows[1], to], table, (row, column), place, (rows[0], part))
                 except (ValueError, OSError) as error:
                     raise self._unreadable(box, level, f"tile {row}, {column}: {error}") from error
 
     def _paint(
         self,
         target: NDArray[np.uint8],
-        table: TileTable,
-        size: tuple[int, int],
+        table: TileTable | ReducedTable,
+        at: tuple[int, int],
         places: Sequence[tuple[int, int]],
         part: tuple[slice, slice],
     ) -> None:
-        """Write a part of one tile, stored at (offset, bytes) per plane, to `target`; background where it is not."""
+        """Write a part of the tile at (row, column) to `target`, from (offset, bytes) per plane; else background."""
         if any(offset == 0 for offset, _ in places):
             target[...] = self.background
             return
         if any(count == 0 for _, count in places):
             raise ValueError("it has a place in the file and no bytes there")  # not sparse: its encoder failed
         for plane, (offset, count) in enumerate(places):
-            if count > table.codec.most_bytes(size):
+            if count > table.most_bytes(at[0]):
                 raise ValueError(f"{count} bytes are stored for it, more than its pixels could need")
-            pixels = table.codec.decode(self._file.read(offset, count), size)[part]
+            pixels = table.pixels(self._file.read(offset, count), *at)[part]
             if len(places) > 1:
                 target[..., plane] = pixels[..., 0]
             elif pixels.shape[2] == 4:

@@ -48,14 +48,17 @@ class TileCodec:
     """True with the horizontal-differencing predictor."""
     jpeg_prefix: bytes = b""
     """What goes before a JPEG tile in place of its start marker; see `jpeg_prefix`."""
+    reduction: int = 1
+    """2, 4 or 8: JPEG tiles are decoded at this part of their sides, from the low frequencies of each block of 8 px."""
 
     def most_bytes(self, size: tuple[int, int]) -> int:
         """Stored bytes beyond which a tile of (height, width) is not even read: twice its pixels and some headers."""
-        return 2 * size[0] * size[1] * max(self.samples, 3) + (64 << 10)
+        return 2 * size[0] * size[1] * self.reduction**2 * max(self.samples, 3) + (64 << 10)
 
     def decode(self, payload: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
         """Pixels (height, width, samples) uint8 of one tile; JPEG always has three samples, RGB.
 
+        `size`: (height, width) of what comes back, the stored tile's divided by `reduction`.
         The array is the calling thread's scratch memory, not to be written to: it holds until this thread decodes the
         next tile. Where that has the same bytes, as empty parts of a slide have, it holds its pixels already.
         Raises ValueError where the bytes are damaged, cut off or of another size.
@@ -85,13 +88,20 @@ class TileCodec:
     def _decode_jpeg(self, payload: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
         import simplejpeg
 
-        scratch = _scratch(size[0] * size[1] * 3)
+        whole, scratch = self.jpeg_prefix + payload[2:], _scratch(size[0] * size[1] * 3)
+        height, width = size[0] * self.reduction, size[1] * self.reduction
+        least = (0, 0)
         try:
-            pixels = simplejpeg.decode_jpeg(self.jpeg_prefix + payload[2:], "RGB", buffer=scratch)
+            if self.reduction > 1:
+                # The decoder takes the smallest size that is enough: from another tile it would make that as well.
+                _check_sides(simplejpeg.decode_jpeg_header(whole)[:2], (height, width))
+                least = size
+            pixels = simplejpeg.decode_jpeg(
+                whole, "RGB", min_height=least[0], min_width=least[1], min_factor=1, buffer=scratch
+            )
         except Exception as error:
             raise ValueError(f"JPEG: {error}") from error
-        if pixels.shape != (*size, 3):
-            raise ValueError(f"it decodes to {pixels.shape[0]} x {pixels.shape[1]} px instead of {size[0]} x {size[1]}")
+        _check_sides(pixels.shape[:2], size)
         return np.asarray(pixels)
 
     def _decode_lossless(self, payload: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -112,6 +122,11 @@ class TileCodec:
         if decoded.size != n_bytes:
             raise ValueError(f"it decodes to {decoded.size} of {n_bytes} bytes")
         return np.asarray(decoded).reshape(shape)
+
+
+def _check_sides(found: tuple[int, int], expected: tuple[int, int]) -> None:
+    if found != expected:
+        raise ValueError(f"it decodes to {found[0]} x {found[1]} px instead of {expected[0]} x {expected[1]}")
 
 
 def _check_codestream(payload: bytes, shape: tuple[int, ...]) -> None:
