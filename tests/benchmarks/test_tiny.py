@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import engine, growth, kernels, reader
+from benchmarks import decoding, engine, growth, kernels, reader
 from wsi_seg.sample import write_synthetic
 
 
@@ -29,6 +29,18 @@ def test_the_reader_against_decoding_and_openslide(inputs: Path) -> None:
     row = reader.measured(inputs / "synthetic-900-0.tif", 512, rounds=1)
     assert len(row) == len(reader.HEADER)
     assert all(float(cell.rstrip(" %")) > 0 for cell in row[2:])
+
+
+def test_fast_decoding_against_exact(
+    inputs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["decoding", "--side", "600", "--rounds", "1", "--log", str(inputs / "log.md")])
+    decoding.main()
+    *pixels, labels = [row for row in _cells(capsys.readouterr().out) if row[0] != "slide"]
+    assert [row[1] for row in pixels] == ["1/2", "1/4", "1/8"]
+    assert all(float(cell) > 0 for row in pixels for cell in row[2:])
+    assert float(labels[1].rstrip(" %")) < 1
+    assert decoding.measured(inputs / "synthetic-900-0.tif", 2, rounds=1)[2:] == ("-",) * 5  # that level is stored
 
 
 def test_growth(inputs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,7 @@ HARMLESS: dict[str, Any] = {
     "full_hash": True,
     "cuda_graphs": True,
     "blend": "host",  # the same integers on a device
+    "decode": "fast",  # this slide is read as it is stored; where it is not: `test_fast_decoding.py`
     "device": "cpu",  # names the device that is taken anyhow
     "weights": None,  # of module:factory: counted in the model's hash, see `test_weights_of_a_factory`
     "batch": None,  # see `test_batches_count_where_predictions_depend_on_them`

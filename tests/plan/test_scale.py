@@ -166,3 +166,64 @@ def test_notes_speak_of_what_is_unusual_only() -> None:
     single = pyramid((4000, 4000))
     costly = choose_scale(single, Mpp(0.25, 0.25), whole(single), 2.0)
     assert "64 stored px" in scale_notes(costly, single, 2.0)[0]
+
+
+def with_reductions(levels: tuple[Level, ...]) -> tuple[Level, ...]:
+    """Levels and their reductions, as a reader offers them."""
+    found = []
+    for level, coarser in zip(levels, (*levels[1:], None), strict=True):
+        found.append(level)
+        for k in (2, 4, 8):
+            if coarser is None or k * 1.05 < min(coarser.downsample) / max(level.downsample):
+                size = round(level.size[0] / k), round(level.size[1] / k)
+                found.append(Level(size, (level.downsample[0] * k, level.downsample[1] * k), None, k))
+    return tuple(found)
+
+
+REDUCED = [
+    pytest.param(0.25, (4, 16), 0.5, 1, 2, id="a half"),
+    pytest.param(0.2527, (4, 16), 0.5, 1, 2, id="a half within the tolerance"),
+    pytest.param(0.25, (4, 16), 1.0, 2, 1, id="a quarter is stored"),
+    pytest.param(0.25, (4, 16), 2.0, 3, 2, id="a half of a stored quarter"),
+    pytest.param(0.25, (), 2.0, 3, 8, id="an eighth"),
+    pytest.param(0.25, (), 4.0, 3, 8, id="an eighth, averaged in pairs"),
+    pytest.param(0.25, (), 1.5, 1, 2, id="a half goes into six, a quarter does not"),
+    pytest.param(0.25, (), 0.75, 0, 1, id="nothing goes into three"),
+    pytest.param(0.25, (), 0.56, 0, 1, id="nothing goes into a fraction"),
+    pytest.param(0.25, (4, 16), 0.25, 0, 1, id="level 0 is the model's"),
+    pytest.param(0.5, (4,), 0.3, 0, 1, id="enlarged"),
+]
+
+
+@pytest.mark.parametrize(("l0_mpp", "steps", "model_mpp", "level", "reduction"), REDUCED)
+def test_the_coarsest_reduction_that_divides_the_factor(
+    l0_mpp: float, steps: tuple[float, ...], model_mpp: float, level: int, reduction: int
+) -> None:
+    levels = with_reductions(pyramid((16000, 32000), *steps))
+    chosen = choose_scale(levels, Mpp(l0_mpp, l0_mpp), whole(levels), model_mpp)
+    assert (chosen.level, chosen.reduction) == (level, reduction)
+    assert levels[level].reduction == reduction
+
+
+@given(
+    st.sampled_from([0.25, 0.5, 0.502, 0.56, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 8.0]),
+    st.sampled_from([(), (4.0,), (2.0, 4.0), (4.0, 16.0), (3.0,)]),
+    st.tuples(st.integers(100, 5000), st.integers(100, 5000)),
+    st.tuples(st.integers(0, 90), st.integers(0, 90)),
+)
+def test_reductions_leave_the_canvas_as_it_is(
+    model_mpp: float, steps: tuple[float, ...], size: tuple[int, int], start: tuple[int, int]
+) -> None:
+    stored = pyramid(size, *steps)
+    levels, bounds = with_reductions(stored), Box(*start, *size)
+    exact, fast = (choose_scale(each, Mpp(0.25, 0.25), bounds, model_mpp) for each in (stored, levels))
+    assert (fast.canvas_size, fast.canvas_mpp) == (exact.canvas_size, exact.canvas_mpp)
+    assert fast.l0_offset == pytest.approx(exact.l0_offset)
+    assert fast.l0_per_px == pytest.approx(exact.l0_per_px)
+    assert fast.stored_level == exact.level
+    assert scale_notes(fast, levels, model_mpp) == scale_notes(exact, stored, model_mpp)
+    if fast.reduction == 1:
+        assert fast.to_mapping() == exact.to_mapping()
+    else:
+        told = dict(fast.to_mapping(), factor=list(exact.factor), level_origin=list(exact.level_origin))
+        assert told == {**exact.to_mapping(), "reduction": fast.reduction}

@@ -29,6 +29,6 @@ def decoding_notes(slide: Slide, scale: Scale, decode: str) -> tuple[str, ...]:
         factor = f"{scale.factor[0]:.4g} x {scale.factor[1]:.4g}"
         why = f"{factor} px of level {scale.stored_level} make a px of the canvas, and that is not a multiple of 2"
     else:
-        where = f"level {scale.stored_level} is not stored as JPEG tiles whose sides can be halved"
+        where = f"level {scale.stored_level} is not stored as JPEG tiles that can be halved with their colours"
         why = f"{where}, or its scanned part begins at an odd px"
     return (f"--decode fast changes nothing here: {why}",)

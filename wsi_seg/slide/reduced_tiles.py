@@ -6,7 +6,7 @@ each block of 8 px saves most of the inverse transform, and gives nearly the are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +19,8 @@ from wsi_seg.slide.tile_codec import JPEG, TileCodec
 
 REDUCTIONS = (2, 4, 8)
 """Parts of a side that decoders scale to at no loss: whole px of each block of 8."""
+N_LOOKED_AT = 8
+"""Tiles whose headers are tried; one is enough."""
 APART = 1.05
 """A stored level that is up to so many times coarser than a reduction stands in for it."""
 
@@ -62,13 +64,18 @@ class ReducedTable:
         return _averaged(whole, self.codec.reduction)
 
 
+Read = Callable[[int, int], bytes]
+"""Bytes of the file: so many from a position. Raises OSError or ValueError."""
+
+
 def with_reductions(
-    stored: Sequence[Level], tables: Sequence[TileTable]
+    stored: Sequence[Level], tables: Sequence[TileTable], read: Read
 ) -> tuple[tuple[Level, ...], tuple[TileTable | ReducedTable, ...]]:
     """Stored levels with their tables, and after each what can be made by reduced decoding, finest first.
 
     A reduction is offered of JPEG tiles whose sides it divides, and where no stored level is as coarse. Its size is
     the stored one divided and rounded, as the canvas' is. Strips are left alone: the last is cut, and of any height.
+    Some tiles are looked at: where colours would suffer (`TileCodec.can_be_reduced`), nothing is offered.
     """
     levels: list[Level] = []
     all_tables: list[TileTable | ReducedTable] = []
@@ -77,8 +84,8 @@ def with_reductions(
         all_tables.append(table)
         coarser = stored[index + 1].downsample if index + 1 < len(stored) else (float("inf"),) * 2
         room = min(next_ / own for next_, own in zip(coarser, level.downsample, strict=True))
-        for reduction in REDUCTIONS:
-            if _can_be_reduced(table, reduction) and reduction * APART < room:
+        for reduction in REDUCTIONS if _keeps_colours(table, read) else ():
+            if reduction * APART < room and all(side % reduction == 0 for side in table.tile):
                 reduced = _reduced(table, reduction)
                 downsample = level.downsample[0] * reduction, level.downsample[1] * reduction
                 levels.append(Level(reduced.size, downsample, reduced.tile, reduction))
@@ -86,9 +93,20 @@ def with_reductions(
     return tuple(levels), tuple(all_tables)
 
 
-def _can_be_reduced(table: TileTable, reduction: int) -> bool:
-    is_jpeg = table.codec.compression == JPEG
-    return is_jpeg and table.tiled and all(side % reduction == 0 for side in table.tile)
+def _keeps_colours(table: TileTable, read: Read) -> bool:
+    """As the first tile says whose header can be read; False where none of some can, and for what is no JPEG tile."""
+    if table.codec.compression != JPEG or not table.tiled:
+        return False
+    rows, columns = np.nonzero(table.present)
+    step = max(1, len(rows) // N_LOOKED_AT)
+    for row, column in list(zip(rows.tolist(), columns.tolist(), strict=True))[::step]:
+        ((offset, count),) = table.places(row, range(column, column + 1))[0]
+        try:
+            if count <= table.most_bytes(row):
+                return table.codec.can_be_reduced(read(offset, count))
+        except (ValueError, OSError):
+            continue
+    return False
 
 
 def _reduced(table: TileTable, reduction: int) -> ReducedTable:

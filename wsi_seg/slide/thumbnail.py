@@ -45,9 +45,7 @@ def area_thumbnail(levels: tuple[Level, ...], read_region: ReadRegion, longest_s
     if longest_side < 1:
         raise UsageError(f"thumbnail of {longest_side} px", rule="the longest side is at least 1 px")
     target = thumbnail_size(levels[0].size, longest_side)
-    index = max(
-        i for i, level in enumerate(levels) if i == 0 or (level.reduction == 1 and _covers(level.size, target))
-    )
+    index = max(i for i, level in enumerate(levels) if i == 0 or (level.reduction == 1 and _covers(level.size, target)))
     picture = _reduced(levels[index], lambda box: read_region(box, index), _within_reach(levels[index].size, target))
     while picture.shape[:2] != target:
         stored, larger = Level((picture.shape[0], picture.shape[1]), (1.0, 1.0)), picture

@@ -57,7 +57,7 @@ class TiffSlide(StoredSlide):
         levels = stored_levels(*checked_levels(path, sizes, list(tiles)))
         self._tables: Tables = self._stored
         if decode == "fast":
-            levels, self._tables = with_reductions(levels, self._stored)
+            levels, self._tables = with_reductions(levels, self._stored, self._file.read)
         bounds = layout.tables[0].scanned
         super().__init__(path, Description(layout.vendor, levels, layout.mpp, bounds=bounds), mpp)
 

@@ -30,6 +30,8 @@ _ADOBE_SEGMENTS = {
 }
 """APP14 with colour transform none (RGB) or YCbCr."""
 _CODESTREAM = b"\xff\x4f\xff\x51"
+_EVEN = {"444", "420", "Gray"}
+"""Ways of storing colours at which both axes have the same share of them."""
 _MAX_PARTS = 4096
 _KEPT_SCRATCH_BYTES = 16 << 20
 
@@ -72,6 +74,17 @@ class TileCodec:
         if self.compression != NONE:
             _thread.last = self, size, payload, pixels
         return pixels
+
+    def can_be_reduced(self, payload: bytes) -> bool:
+        """Whether a tile like this one keeps its colours when it is decoded at a part of its sides.
+
+        Where colours are stored coarser on one axis only (4:2:2), decoders make them coarser on the other one as well:
+        37 dB from the area average at every reduction, on real tissue, against 50. Raises ValueError where it is no
+        JPEG tile or its header is damaged.
+        """
+        import simplejpeg
+
+        return simplejpeg.decode_jpeg_header(self.jpeg_prefix + payload[2:])[3] in _EVEN
 
     def _decode(self, payload: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
         if self.compression in _WITH_END_MARKER and _END_MARKER not in payload[-64:] and _END_MARKER not in payload:
