@@ -24,7 +24,7 @@ sys.path[:0] = [str(ROOT / folder) for folder in ("", "kernels")]
 import numpy as np  # noqa: E402
 
 from benchmarks import networks, reference  # noqa: E402
-from benchmarks.engine import synthetic  # noqa: E402
+from benchmarks.engine import in_precision, synthetic  # noqa: E402
 from benchmarks.measure import INPUTS, LOG, Cost, cost_of, median, table, wsi_seg  # noqa: E402
 from benchmarks.peers import PEERS, interpreter  # noqa: E402
 from wsi_seg.card import ModelCard  # noqa: E402
@@ -163,15 +163,6 @@ def network_of(name: str, tile: int) -> Path:
     if name == "identity":
         return networks.identity(INPUTS / f"identity-{tile}.onnx", tile)
     return networks.unet(INPUTS / f"unet16-{tile}.onnx", networks.UnetShape(16, 4, tile_size=tile))
-
-
-def in_precision(model: Path, precision: str, slide: Path) -> Path:
-    """The file that holds the model in this precision: itself, or one calibrated on the slide."""
-    if precision != "int8":
-        return model
-    exported = model.with_suffix(".int8.onnx")
-    cost_of(wsi_seg("export", model, "--precision", "int8", "--calibrate", slide, "--mpp", 0.5, "--overwrite"))
-    return exported
 
 
 def original(model: Path) -> Path:

@@ -2,7 +2,8 @@
 
 Inputs are synthetic and made at the first call. Every figure is of the whole process, start to finished result.
 
-* identity: a model that returns its input, on 20,480 x 20,480 px: what reading, blending, pyramid and writing cost.
+* identity: a model that returns its input, on 20,480 x 20,480 px: what reading, blending, pyramid and writing cost;
+  against decoding alone on all cores, in turns.
 * unet: a U-Net of 16 base channels, against the predictor alone on prepared batches, in turns.
 * huge: 100,000 x 100,000 px, a 1 x 1 convolution: time and memory, against the plan's figure.
 """
@@ -12,10 +13,16 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 from benchmarks import networks
-from benchmarks.measure import INPUTS, Cost, cost_of, median, table, wsi_seg
+from benchmarks.measure import INPUTS, LOG, Cost, cost_of, median, table, wsi_seg
+
+AFTER_PREDICTION = ("blend", "label", "pyramid", "write")
+"""Stages of a run's work that turn predictions into a result."""
+_MODULE = (sys.executable, "-m")
 
 
 def synthetic(side: int, seed: int = 0) -> Path:
@@ -27,7 +34,7 @@ def synthetic(side: int, seed: int = 0) -> Path:
     return path
 
 
-def run(slide: Path, *options: object) -> tuple[Cost, dict[str, object]]:
+def run(slide: Path, *options: object) -> tuple[Cost, dict[str, Any]]:
     """One run of the program; its cost and its summary."""
     out = INPUTS / "result.seg.zarr"
     for old in (out, out.with_name(out.name + ".partial")):
@@ -36,7 +43,7 @@ def run(slide: Path, *options: object) -> tuple[Cost, dict[str, object]]:
     return cost, json.loads(cost.output)
 
 
-def identity(side: int, repeats: int) -> str:
+def identity(side: int, repeats: int, log: Path = LOG) -> str:
     """Reading, blending, labelling, pyramid and writing, with a network that costs next to nothing."""
     slide, rows = synthetic(side), []
     for name, options in (
@@ -44,30 +51,49 @@ def identity(side: int, repeats: int) -> str:
         ("overlap 64, auto (crop)", ("--overlap", 64)),
         ("overlap auto (0)", ()),
     ):
-        costs = [run(slide, "--model", "identity", "--no-skip", *options)[0] for _ in range(repeats)]
-        rows.append((name, *_figures(costs, side * side)))
-    return table(f"identity model, {side:,}² px, tile 512", ("tiling", *_HEADER), rows)
+        costs, shares, working, limits = [], [], [], []
+        for _ in range(repeats):
+            limits.append(json.loads(cost_of([*_MODULE, "benchmarks.decoder_alone", str(slide)]).output)["mpx_per_s"])
+            cost, summary = run(slide, "--model", "identity", "--no-skip", *options)
+            costs.append(cost)
+            working.append(summary["performance"]["seconds_working"])
+            shares.append(side * side / 1e6 / cost.wall_s / limits[-1])
+        rows.append(
+            (
+                *(name, *_figures(costs, side * side)),
+                f"{side * side / 1e6 / median(working):.1f}",
+                f"{median(limits):.0f}",
+                f"{100 * median(shares):.0f} %",
+            )
+        )
+    header = ("tiling", *_HEADER, "Mpx/s while working", "decoding alone, Mpx/s", "share of it, whole process")
+    return table(f"identity model, {side:,}² px", header, rows, log)
 
 
-def unet(side: int, repeats: int, precision: str, overlaps: list[int]) -> str:
+def unet(side: int, repeats: int, precision: str, overlaps: list[int], log: Path = LOG) -> str:
     """Engine against predictor alone, in turns; both in tiles per second."""
     slide = synthetic(side)
     model = networks.unet(INPUTS / "unet16.onnx", networks.UnetShape(base_channels=16, depth=4, tile_size=512))
+    in_precision(model, precision, slide)
     rows = []
     for overlap in overlaps:
         window = "crop" if overlap >= 2 * networks.unet_halo(4) else "cosine"
-        ratios, inner, cpu_ratios, engine_rates, alone_rates = [], [], [], [], []
+        ratios, inner, cpu_ratios, engine_rates, alone_rates, rest = [], [], [], [], [], []
         for _ in range(repeats):
-            measured = json.loads(cost_of(_predictor_command(slide, model, precision)).output)
+            alone_command = [*_MODULE, "benchmarks.predictor_alone", str(slide), str(model), precision]
+            measured = json.loads(cost_of(alone_command).output)
             alone = measured["tiles_per_s"]
             options = ("--overlap", overlap, "--window", window, "--precision", precision, "--no-skip")
             cost, summary = run(slide, "--model", model, "--tile", 512, *options)
-            n_tiles = sum(summary["tiles"].values())  # type: ignore[attr-defined]
+            performance = summary["performance"]
+            n_tiles = sum(summary["tiles"].values())
             engine_rates.append(n_tiles / cost.wall_s)
             alone_rates.append(alone)
             ratios.append(engine_rates[-1] / alone)
             cpu_ratios.append(measured["cpu_s_per_tile"] / (cost.cpu_s / n_tiles))
-            inner.append(n_tiles / summary["performance"]["seconds_working"] / alone)  # type: ignore[index]
+            inner.append(n_tiles / performance["seconds_working"] / alone)
+            stages = performance["stages"]
+            rest.append(sum(stages.get(name, 0.0) for name in AFTER_PREDICTION) / performance["seconds_of_tasks"])
         rows.append(
             (
                 f"overlap {overlap}, {window}",
@@ -76,6 +102,7 @@ def unet(side: int, repeats: int, precision: str, overlaps: list[int]) -> str:
                 f"{100 * median(ratios):.1f} %",
                 f"{100 * median(inner):.1f} %",
                 f"{100 * median(cpu_ratios):.1f} %",
+                f"{100 * median(rest):.2f} %",
             )
         )
     header = (
@@ -85,25 +112,29 @@ def unet(side: int, repeats: int, precision: str, overlaps: list[int]) -> str:
         "ratio, whole process",
         "ratio, work only",
         "ratio in CPU seconds per tile, whole process",
+        "blend, label, pyramid, write: share of the tasks",
     )
-    return table(f"U-Net of 16 channels, {precision}, {side:,}² px, tile 512", header, rows)
+    return table(f"U-Net of 16 channels, {precision}, {side:,}² px, tile 512", header, rows, log)
 
 
-def _predictor_command(slide: Path, model: Path, precision: str) -> list[str]:
-    import sys
+def in_precision(model: Path, precision: str, slide: Path) -> Path:
+    """The file that holds the model in this precision: itself, or one calibrated on the slide, which lies beside it."""
+    if precision != "int8":
+        return model
+    cost_of(wsi_seg("export", model, "--precision", "int8", "--calibrate", slide, "--mpp", 0.5, "--overwrite"))
+    return model.with_suffix(".int8.onnx")
 
-    return [sys.executable, "-m", "benchmarks.predictor_alone", str(slide), str(model), precision]
 
-
-def huge(side: int) -> str:
+def huge(side: int, log: Path = LOG) -> str:
     """A whole slide of the largest size, null model: measured peak against the plan's."""
     slide = synthetic(side)
     model = networks.null(INPUTS / "null.onnx")
     options = ("--model", model, "--no-skip", "--overlap", 0, "--window", "crop", "--memory", "2G")
     plan = json.loads(cost_of(wsi_seg("plan", slide, "--json", *options)).output)
     cost, _ = run(slide, *options)
-    row = (*_figures([cost], side * side), f"{plan['memory']['total_bytes'] / 1e6:.0f}")
-    return table(f"null model, {side:,}² px, --no-skip", (*_HEADER, "planned MB"), [row])
+    planned_mb, per_gpx = plan["memory"]["total_bytes"] / 1e6, cost.wall_s / (side * side / 1e9)
+    row = (*_figures([cost], side * side), f"{planned_mb:.0f}", f"{per_gpx:.1f}")
+    return table(f"null model, {side:,}² px, --no-skip", (*_HEADER, "planned MB", "s per gigapixel"), [row], log)
 
 
 _HEADER = ("wall s", "CPU s", "Mpx/s", "peak MB")
@@ -126,15 +157,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--side", type=int, help="side of the slide, px")
     parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--log", type=Path, default=LOG)
     parser.add_argument("--overlap", type=int, action="append", help="unet: only this overlap; may be repeated")
     asked = parser.parse_args()
     for which in asked.which:
         if which == "identity":
-            print(identity(asked.side or 20_480, asked.repeats))
+            print(identity(asked.side or 20_480, asked.repeats, asked.log))
         elif which == "unet":
-            print(unet(asked.side or 10_240, asked.repeats, asked.precision, asked.overlap or [64, 224]))
+            overlaps = asked.overlap or [64, 224]
+            print(unet(asked.side or 10_240, asked.repeats, asked.precision, overlaps, asked.log))
         elif which == "huge":
-            print(huge(asked.side or 100_000))
+            print(huge(asked.side or 100_000, asked.log))
         else:
             parser.error(f"{which!r} is not identity, unet or huge")
 

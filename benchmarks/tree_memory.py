@@ -8,9 +8,9 @@ from types import TracebackType
 
 import psutil
 
-PERIOD_S = 0.05
+PERIOD_S, LONGEST_PERIOD_S = 0.05, 0.3
 MOST_OF_THE_TIME = 0.02
-"""Share of one core that sampling may take."""
+"""Share of one core that sampling may take, but where that would leave longer gaps than the longest."""
 
 
 class TreeMemory:
@@ -38,7 +38,7 @@ class TreeMemory:
         while not self._over.wait(pause):
             started = perf_counter()
             self.peak = max(self.peak, tree_bytes(self._pid))
-            pause = max(PERIOD_S, (perf_counter() - started) / MOST_OF_THE_TIME)
+            pause = max(PERIOD_S, min(LONGEST_PERIOD_S, (perf_counter() - started) / MOST_OF_THE_TIME))
 
 
 def tree_bytes(pid: int) -> int:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.measure import cost_of
 
-HOLD = "import time; held = bytearray(b'x') * 80_000_000; time.sleep(0.6)"
+HOLD = "import time; held = bytearray(b'x') * 80_000_000; time.sleep(1.2)"
 PARENT = f"""
 import subprocess, sys
 children = [subprocess.Popen([sys.executable, '-c', {HOLD!r}]) for _ in range(3)]
@@ -21,7 +21,7 @@ print(sum(child.wait() for child in children))
 def test_memory_of_the_tree_is_the_sum_of_its_processes() -> None:
     cost = cost_of([sys.executable, "-c", PARENT])
     assert cost.output == "0\n"
-    assert cost.wall_s > 0.6
+    assert cost.wall_s > 1.2
     assert 240 < cost.tree_mb < 340
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import decoding, engine, growth, kernels, reader
+from benchmarks import decoder_alone, decoding, engine, growth, kernels, reader
 from wsi_seg.sample import write_synthetic
 
 
@@ -41,6 +41,21 @@ def test_fast_decoding_against_exact(
     assert all(float(cell) > 0 for row in pixels for cell in row[2:])
     assert float(labels[1].rstrip(" %")) < 1
     assert decoding.measured(inputs / "synthetic-900-0.tif", 2, rounds=1)[2:] == ("-",) * 5  # that level is stored
+
+
+def test_decoding_alone(inputs: Path) -> None:
+    found = decoder_alone.measured(inputs / "synthetic-900-0.tif")
+    assert found["mpx_per_s"] > 0
+    assert found["n_tiles"] == 16
+    assert 0 <= found["repeated"] < 1
+
+
+def test_the_engine_against_decoding(inputs: Path) -> None:
+    rows = _cells(engine.identity(900, 1, inputs / "log.md"))
+    assert [len(row) for row in rows] == [8, 8, 8]
+    wall_s, cpu_s, _, peak_mb, *_, decoding, share = (float(cell.rstrip(" %")) for cell in rows[0][1:])
+    assert min(wall_s, cpu_s, peak_mb, decoding) > 0
+    assert 0 <= share < 100
 
 
 def test_growth(inputs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

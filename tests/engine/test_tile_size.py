@@ -16,7 +16,7 @@ from wsi_seg.engine.prepare import prepare
 from wsi_seg.engine.run import run_slide
 from wsi_seg.engine.tile_size import largest_tile
 from wsi_seg.errors import RunStopped
-from wsi_seg.infer import ModelSpec
+from wsi_seg.infer.predictor import ProgramPredictor
 from wsi_seg.output.label_store import open_result
 from wsi_seg.slide import ArraySlide
 
@@ -25,8 +25,8 @@ WISHES: dict[str, Any] = {"runtime": "openvino", "precision": "fp32", "skip_back
 
 
 @pytest.fixture(autouse=True)
-def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 16 GB, whatever it is in truth."""
     monkeypatch.setattr("wsi_seg.plan.memory_limit", lambda: 16 * GB)
 
 
@@ -45,23 +45,8 @@ def tissue(small_slide: Path) -> ArraySlide:
 @pytest.mark.parametrize(
     ("n_bytes", "cores", "side"), [(GB // 10, 2, 2048), (GB // 2, 2, 2048), (GB, 2, 1831), (4 * GB, 2, 1024)]
 )
-def test_the_largest_tile_follows_the_machines_memory(unet: str, n_bytes: int, cores: int, side: int) -> None:
-    assert largest_tile(ModelSpec(unet), 1024, cores, lambda: n_bytes) == side
-
-
-def test_it_is_measured_once(unet: str) -> None:
-    spec, answers = ModelSpec(unet), iter([GB, 8 * GB, 8 * GB])
-    assert [largest_tile(spec, 1024, 2, lambda: next(answers)) for _ in range(2)] == [1831, 1831]
-    assert largest_tile(spec, 512, 2, lambda: next(answers)) == 512
-
-
-def test_a_broken_memory_of_it_is_measured_again(unet: str, tmp_path: Path) -> None:
-    spec = ModelSpec(unet)
-    largest_tile(spec, 1024, 2, lambda: GB)
-    (kept,) = (tmp_path / "cache").rglob("tiles/*")
-    for content in ("", "{}", "[1]", '{"bytes_per_prediction": -3}', '{"bytes_per_prediction": "x"}'):
-        kept.write_text(content)
-        assert largest_tile(spec, 1024, 2, lambda: 4 * GB) == 1024
+def test_the_largest_tile_follows_the_machines_memory(n_bytes: int, cores: int, side: int) -> None:
+    assert largest_tile(1024, n_bytes, cores) == side
 
 
 @pytest.mark.usefixtures("eager")
@@ -89,9 +74,33 @@ class TestRuns:
         assert plan.grid.tile == (128 if "overlap" in wish else 512)
 
     def test_a_budget_that_larger_tiles_would_exceed_is_respected(self, tissue: ArraySlide, unet: str) -> None:
-        least = prepare(tissue, RunOptions(model=unet, workers=1, tile=512, **WISHES)).plan.memory.total_bytes
-        options = RunOptions(model=unet, workers=1, memory_bytes=int(1.02 * least), **WISHES)
-        assert prepare(tissue, options).plan.grid.tile == 512
+        sizes = (512, None)
+        fixed, free = (prepare(tissue, RunOptions(model=unet, workers=1, tile=tile, **WISHES)).plan for tile in sizes)
+        assert free.grid.tile > fixed.grid.tile
+        budget = (fixed.memory.total_bytes + free.memory.total_bytes) // 2
+        plan = prepare(tissue, RunOptions(model=unet, workers=1, memory_bytes=budget, **WISHES)).plan
+        assert plan.memory.total_bytes <= budget
+        assert 512 <= plan.grid.tile < free.grid.tile
+
+    def test_a_program_that_cannot_tell_its_memory_keeps_the_tile_of_the_halo(self, tissue: ArraySlide) -> None:
+        wishes = {**WISHES, "runtime": "auto"}
+        assert prepare(tissue, RunOptions(model="constant:1/2", workers=2, **wishes)).plan.grid.tile == 512
+
+    def test_larger_tiles_that_take_more_memory_than_was_reckoned_are_given_up(
+        self, tissue: ArraySlide, unet: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fixed = prepare(tissue, RunOptions(model=unet, workers=1, tile=512, **WISHES)).plan
+        monkeypatch.setattr(ProgramPredictor, "prediction_bytes", lambda *_: 1)
+        budget = int(1.02 * fixed.memory.total_bytes)
+        plan = prepare(tissue, RunOptions(model=unet, workers=1, memory_bytes=budget, **WISHES)).plan
+        assert plan.memory.total_bytes <= budget
+
+    def test_what_the_process_did_before_changes_no_tile(self, tissue: ArraySlide, unet: str) -> None:
+        options = RunOptions(model=unet, workers=2, **WISHES)
+        before = prepare(tissue, options).plan.grid
+        ballast = np.ones(3 * GB // 8)
+        del ballast
+        assert prepare(tissue, options).plan.grid == before
 
     def test_a_resumed_run_keeps_the_tiles_it_was_begun_with(
         self, tissue: ArraySlide, unet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -11,6 +11,7 @@ import tifffile
 
 from wsi_seg.annotation.polygons import LabelledPolygon, PolygonAnnotation
 from wsi_seg.engine.feed import RowFeed
+from wsi_seg.engine.stages import StageClock
 from wsi_seg.errors import ConfigError, MissingMppError, PlanError
 from wsi_seg.geometry import Box, Mpp
 from wsi_seg.plan.scale import Scale, choose_scale
@@ -41,7 +42,7 @@ def test_training_sees_the_pixels_that_the_engine_sees(annotated, config_of, mpp
     assert slide.mpp is not None
     scale = choose_scale(slide.levels, slide.mpp, slide.bounds, mpp)
     box = Box(60, 100, 260, 340)
-    engine = RowFeed(slide, scale, (box.x0, box.x1), (255, 255, 255)).rows(box.y0, box.y1)
+    engine = RowFeed(slide, scale, (box.x0, box.x1), (255, 255, 255), StageClock()).rows(box.y0, box.y1)
     config = config_of({"slide": annotated[0], "annotation": annotated[1]}, mpp=mpp)
     field = open_field(config.data.train[0], config, labelled=True)
     assert field.size == scale.canvas_size

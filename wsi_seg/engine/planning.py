@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from wsi_seg.engine.batch_size import TriedBatch, fitting_batch
 from wsi_seg.engine.cores import usable_cores
 from wsi_seg.engine.options import RunOptions
-from wsi_seg.engine.tile_size import largest_tile, resident_bytes
+from wsi_seg.engine.tile_size import largest_tile
 from wsi_seg.engine.warm_up import touch_steps
 from wsi_seg.errors import MemoryBudgetError, UsageError
 
 if TYPE_CHECKING:
-    from wsi_seg.infer import ModelSpec, Predictor
+    from wsi_seg.infer import Predictor
     from wsi_seg.plan import Plan, PlanOptions, PlanRequest, PostWishes
 
 ENLARGED_FROM_TILES = 32
@@ -35,7 +35,6 @@ class Planning:
 
     request: PlanRequest
     """Without the user's wishes."""
-    model: ModelSpec
     predictor: Predictor
     probes: NDArray[np.uint8]
     outside_bytes: int
@@ -50,24 +49,24 @@ class Planning:
         card, halo = self.request.card, self.request.program.halo
         begun_with = options.tile or options.begun_with_tile
         tile = begun_with or choose_tiling(card, halo, overlap=options.overlap, window=options.window).tile
-        own, before = replace(options, tile=begun_with), resident_bytes()
+        own = replace(options, tile=begun_with)
         batch = self._tried(tile, options, workers)
-        if not begun_with and self._may_be_enlarged(tile, options):
-            # Every worker has predicted one batch, all at once.
-            each = max(1, batch.resident_bytes - before) // workers
-            enlarged = self._cheapest_tile(own, tile, batch, workers, each)
-            if enlarged != tile:
-                own, batch = replace(options, tile=enlarged), self._tried(enlarged, options, workers)
+        if not begun_with and (enlarged := self._cheapest_tile(own, tile, batch, workers)) != tile:
+            larger = self._tried(enlarged, options, workers)
+            try:
+                return self._made(replace(own, tile=enlarged), larger, workers, None), larger.notes
+            except MemoryBudgetError:
+                pass  # tried, it took more than was reckoned
         return self._made(own, batch, workers, None), batch.notes
 
-    def _cheapest_tile(self, options: RunOptions, tile: int, batch: TriedBatch, workers: int, each: int) -> int:
-        """The tile size that predicts the fewest px, among those that machine and budget have room for.
-
-        `each`: bytes that one prediction of a tile of `tile` px has taken.
-        """
+    def _cheapest_tile(self, options: RunOptions, tile: int, batch: TriedBatch, workers: int) -> int:
+        """The tile size that predicts the fewest px, among those that machine and budget have room for; else `tile`."""
         from wsi_seg.plan import default_budget
 
-        largest = largest_tile(self.model, tile, usable_cores(), lambda: each)
+        each = self._prediction_bytes(tile) if self._may_be_enlarged(tile, options) else None
+        if not each:
+            return tile
+        largest = largest_tile(tile, each, usable_cores())
         budget = default_budget() if options.memory_bytes is None else options.memory_bytes
         room = max(0.0, 0.9 * budget - batch.resident_bytes) / (workers * each)
         largest = min(largest, isqrt(int(tile**2 * (1 + room))))
@@ -75,6 +74,10 @@ class Planning:
             return self._made(options, batch, workers, max(tile, largest)).grid.tile
         except MemoryBudgetError:
             return tile  # which is tried once more, and refused with what would fit
+
+    def _prediction_bytes(self, tile: int) -> int | None:
+        reckon: Callable[[int], int | None] | None = getattr(self.predictor, "prediction_bytes", None)
+        return None if reckon is None else reckon(tile)
 
     def _may_be_enlarged(self, tile: int, options: RunOptions) -> bool:
         """Where nobody said how large tiles are, the canvas has many of them, and memory is the machine's own."""

@@ -253,7 +253,7 @@ def _measured(
         libraries=deciding_versions(predictor.facts.runtime),
     )
     request = PlanRequest(facts, predictor.card, program, thumbnail=thumbnail, roi=roi)
-    planning = Planning(request, model, predictor, probes, outside_bytes(slide.reader, workers), steps.step)
+    planning = Planning(request, predictor, probes, outside_bytes(slide.reader, workers), steps.step)
     plan, of_batch = planning.plan(options, workers)
     told = (*decoding_notes(slide, scale, options.decode), *notes, *chosen, *of_batch, *plan.notes, *of_model)
     with steps.step("open"):

@@ -10,7 +10,7 @@ one it needs.
 
 import sys
 
-from wsi_seg.infer.choice import Choice, choose_program, program_key
+from wsi_seg.infer.choice import Choice, choose_program
 from wsi_seg.infer.combined.augmentation import Augmentation, parse_scales
 from wsi_seg.infer.device.lanes import default_batch
 from wsi_seg.infer.loading import load_predictor, member_cards, read_card
@@ -49,7 +49,6 @@ __all__ = [
     "model_notes",
     "model_sha256",
     "parse_scales",
-    "program_key",
     "read_card",
     "rough_throughput",
     "throughput",

@@ -44,6 +44,11 @@ class ProgramPredictor:
         output = _run(program, batch, self.card)
         return shaped(output, (batch.shape[0], self.n_channels, *batch.shape[1:3]), self.card)
 
+    def prediction_bytes(self, side: int) -> int | None:
+        """Memory that predicting one tile takes, reckoned from the program; None where it cannot be told so."""
+        reckon = getattr(self._program, "prediction_bytes", None)
+        return None if reckon is None else reckon((1, side, side, 3))
+
     @property
     def device_blend(self) -> Any:
         """What blends predictions on the program's device; None where they all come to the host."""

@@ -249,7 +249,8 @@ class Predictor(Protocol):
     """What answers: tiles in, probabilities out.
 
     One that can leave predictions on its device also has `device_blend`, not None, and `predict_on_device`. One that
-    puts a class 0 before the program's own channels has `n_own_channels`, one less than `n_channels`.
+    puts a class 0 before the program's own channels has `n_own_channels`, one less than `n_channels`. One that can tell
+    has `prediction_bytes(side)`.
     """
 
     @property

@@ -25,6 +25,7 @@ from wsi_seg.errors import ModelLoadError, PredictorError
 from wsi_seg.infer.program.output_forms import output_layout
 from wsi_seg.infer.protocol import ModelSpec, Port, RuntimeFacts, Signature
 from wsi_seg.infer.runtime.buffers import Buffers
+from wsi_seg.infer.runtime.live_memory import live_bytes
 
 Shape = tuple[int, ...]
 
@@ -97,6 +98,15 @@ class OpenvinoProgram:
         except RuntimeError as error:
             raise PredictorError(f"OpenVINO failed on {self._name}, batch {batch.shape}: {_reason(error)}") from error
         return output
+
+    def prediction_bytes(self, shape: Shape) -> int | None:
+        """Memory of one prediction of a batch (N, H, W, 3); None where the graph does not tell its sizes."""
+        model = self._model.clone()
+        try:
+            model.reshape({0: list(shape)})
+            return live_bytes(model)
+        except RuntimeError:
+            return None
 
     def close(self) -> None:
         """Drop the compiled models; requests of other threads go with their threads."""
