@@ -43,9 +43,14 @@ class Asked:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is not as it was, in words, by name of the option; empty where all is."""
-    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
-    return [f"{name}: {before.get(name)!r}, now {now.get(name)!r}" for name in names]
+    """What is not as it was, in words, by name of the option; empty where all is.
+
+    An option that a record does not know is newer than the record: it was as it is by default.
+    """
+    defaults = {name: _plain(value) for name, value in asdict(RunOptions()).items()}
+    before, now = {**defaults, **before}, {**defaults, **now}
+    names = sorted(name for name in now if before.get(name) != now[name])
+    return [f"{name}: {before.get(name)!r}, now {now[name]!r}" for name in names]
 
 
 def _name(model: str) -> str:
