@@ -49,8 +49,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """
     defaults = {name: _plain(value) for name, value in asdict(RunOptions()).items()}
     before, now = {**defaults, **before}, {**defaults, **now}
-    names = sorted(name for name in now if before.get(name) != now[name])
-    return [f"{name}: {before.get(name)!r}, now {now[name]!r}" for name in names]
+    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    return [f"{name}: {before.get(name)!r}, now {now.get(name)!r}" for name in names]
 
 
 def _name(model: str) -> str:
