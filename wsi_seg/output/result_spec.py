@@ -108,9 +108,12 @@ class ResultSpec:
         return self.mpp.scaled(1 << level, 1 << level)
 
     def chunk(self, level: int) -> int:
-        """Side of a chunk of a level, px. Of `GZIP` always the least: chunks become tiles of a TIFF, whose bytes must
-        not depend on the block."""
-        return MIN_SHARD if self.codec == GZIP else self.layout.chunk(level)
+        """Side of a chunk of a level, px; divides the shard.
+
+        Of `GZIP` the least, since chunks become tiles of a TIFF, whose bytes must not depend on the block; smaller still
+        where shards are, with blocks of the least size.
+        """
+        return min(MIN_SHARD, self.layout.shard(level)) if self.codec == GZIP else self.layout.chunk(level)
 
     def shard_row_column(self, level: int, box: Box) -> tuple[int, int]:
         """(row, column) of the shard that is exactly `box`, in px of `level`; ValueError where there is none."""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.errors import CorruptOutputError
-from wsi_seg.geometry import Box, ceil_div
+from wsi_seg.geometry import MIN_SHARD, Box, ceil_div
 from wsi_seg.output.label_store import Result
 from wsi_seg.output.result_spec import GZIP, LABELS, ZSTD, shard_key
 from wsi_seg.output.shard_codec import encode_chunk, index_bytes, read_index, without_checksum
@@ -63,8 +63,8 @@ class EncodedTiles:
     def __init__(self, result: Result, step: Callable[[], None]) -> None:
         self._result, self._step = result, step
 
-    def side(self, level: int) -> int:
-        """Side of a tile, px: the same in all levels."""
+    def side(self, level: int) -> int:  # noqa: ARG002 the same in all levels
+        """Side of a tile, px."""
         return TIFF_TILE
 
     def written(self, level: int) -> Iterator[NDArray[Any]]:
@@ -96,6 +96,7 @@ class CopiedTiles:
     Every chunk is decoded once on its way, and held against its crc32c and, of gzip, the crc32 of its pixels. Then the
     bytes of the file are held against SHA-256 of the bytes that were handed over. Chunks that a result leaves out are
     written all the same, as one tile of `not_analysed` again and again: readers differ about tiles without bytes.
+    Chunks smaller than a tile are put together and compressed as the larger one would have been, to the same bytes.
     """
 
     def __init__(self, result: Result, step: Callable[[], None]) -> None:
@@ -103,18 +104,19 @@ class CopiedTiles:
         self._proofs: dict[int, bytearray] = {}  # SHA-256 of the bytes of every tile of a level, one after the other
 
     def side(self, level: int) -> int:
-        """Side of a tile, px: that of the result's chunks."""
-        return self._result.spec.chunk(level)
+        """Side of a tile, px: that of the result's chunks, whatever its blocks are."""
+        spec = self._result.spec
+        return MIN_SHARD if spec.codec == GZIP else spec.chunk(level)
 
     def written(self, level: int) -> Iterator[bytes]:
         """Tiles of a level; holds one row of them. Raises CorruptOutputError that names a damaged chunk."""
         spec, side = self._result.spec, self.side(level)
         rows, columns = self._grid(level)
         proof, chunks = self._proofs.setdefault(level, bytearray()), _Chunks(self._result, level)
-        nothing = np.full((side, side), spec.not_analysed, spec.dtype)
-        empty = _framed(without_checksum(encode_chunk(nothing, spec.codec)), nothing.nbytes, spec.codec)
+        empty = self._compressed(np.full((side, side), spec.not_analysed, spec.dtype))
         for row in range(rows):
-            tiles = [empty if chunk is None else chunk for chunk in chunks.framed(row, columns)]
+            found = chunks.framed(row, columns) if spec.chunk(level) == side else self._joined(level, row)
+            tiles = [empty if tile is None else tile for tile in found]
             proof += b"".join(sha256(tile).digest() for tile in tiles)
             self._step()
             yield from tiles
@@ -134,6 +136,18 @@ class CopiedTiles:
                 raise _not_as_written(page, level, n, "differs from what was written")
             if (n + 1) % columns == 0:
                 self._step()
+
+    def _joined(self, level: int, row: int) -> Iterator[bytes]:
+        """A row of tiles, each of several chunks."""
+        (height, width), side = self._result.spec.layout.level_size(level), self.side(level)
+        band = np.full((side, ceil_div(width, side) * side), self._result.spec.not_analysed, self._result.spec.dtype)
+        box = Box(row * side, 0, min((row + 1) * side, height), width)
+        band[: box.size[0], :width] = self._result.read_labels(level, box)
+        return (self._compressed(band[:, x : x + side]) for x in range(0, band.shape[1], side))
+
+    def _compressed(self, pixels: NDArray[Any]) -> bytes:
+        codec = self._result.spec.codec
+        return _framed(without_checksum(encode_chunk(pixels, codec)), pixels.nbytes, codec)
 
     def _grid(self, level: int) -> tuple[int, int]:
         """(rows, columns) of tiles."""

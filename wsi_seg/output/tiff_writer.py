@@ -4,7 +4,8 @@ Owns tifffile and the two shapes of the file. OME (the default): one image whose
 Bio-Formats read them. Flat: one directory per level in the main chain, as OpenSlide, ASAP and libvips read them. Labels
 are stored as grey values (`minisblack`), without a palette, in both: OpenSlide and libvips turn palettes into colours,
 and the class index would be lost; the colours are in the description. OpenSlide shows 8 bits: in a uint16 map it sees
-the high byte only. Memory is bounded by one row of tiles. Where tiles come from is the business of `tiff_tiles`. Knows no slide.
+the high byte only, and nothing right in tiles that end beyond the image. Memory is bounded by one row of tiles. Where
+tiles come from is the business of `tiff_tiles`. Knows no slide.
 """
 
 from __future__ import annotations
