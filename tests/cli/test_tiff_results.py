@@ -134,12 +134,13 @@ def test_workers_and_blocks_change_no_byte(
     assert out.read_bytes() == whole
 
 
-@pytest.mark.parametrize("n_done", [1, 2])
+@pytest.mark.parametrize("n_done", [1, 2, "all, and the copy is written"])
 def test_killed_runs_are_resumed_to_the_same_bytes(
-    wsi_seg: Any, small_slide: Path, tmp_path: Path, whole: bytes, n_done: int
+    wsi_seg: Any, small_slide: Path, tmp_path: Path, whole: bytes, n_done: int | str
 ) -> None:
     import os
 
+    from wsi_seg.output import tiff_writer
     from wsi_seg.output.run_directory import Markers
 
     out, write, written = tmp_path / "x.ome.tif", Markers.write, []
@@ -153,6 +154,7 @@ def test_killed_runs_are_resumed_to_the_same_bytes(
                 os.kill(os.getpid(), 9)
 
         Markers.write = killed  # type: ignore[method-assign]
+        tiff_writer.sync_file = lambda _: os.kill(os.getpid(), 9)
         run_slide(small_slide, LIBRARY_OPTIONS, out=out)
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == 9

@@ -15,7 +15,7 @@ import tifffile
 
 from tests.output.making import begin, finished, make_spec
 from wsi_seg.errors import CorruptOutputError
-from wsi_seg.output import tiff_writer
+from wsi_seg.output import tiff_tiles, tiff_writer
 from wsi_seg.output.label_store import Result, open_result
 from wsi_seg.output.result_spec import GZIP, LABELS, ResultSpec
 from wsi_seg.output.shard_codec import index_bytes, read_index, without_checksum
@@ -179,6 +179,13 @@ def test_working_stores_can_be_compressed_anew(plain, compression, tmp_path):
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "r.tif"), plain[1].levels[0])
 
 
+def test_indices_of_rows_of_shards_that_are_done_are_let_go(plain):
+    chunks = tiff_tiles._Chunks(plain[0], 0)
+    for row in range(6):
+        list(chunks.framed(row, 5))
+        assert chunks._indices.keys() == {f"{LABELS}/0/c/{row // 2}/{column}" for column in range(3)}
+
+
 def test_one_row_is_held_at_a_time(plain):
     steps = []
     tiles = CopiedTiles(plain[0], lambda: steps.append(1)).written(0)
@@ -249,8 +256,8 @@ class TestDamage:
         file = own.path / self.KEY
         content = file.read_bytes()
         index = np.frombuffer(content[-index_bytes(512, 256) : -4], "<u8").copy()
-        for value in (len(content), 2**64 - 2):
-            index[0] = value
+        for entry in ((len(content), 9), (2**64 - 2, 9), (9, 2**64 - 2), (9, len(content) - len(index) * 8 - 4)):
+            index[:2] = entry
             body = index.tobytes()
             tail = body + struct.pack("<I", google_crc32c.value(body))
             file.write_bytes(content[: -len(tail)] + tail)

@@ -110,8 +110,8 @@ class ResultSpec:
     def chunk(self, level: int) -> int:
         """Side of a chunk of a level, px; divides the shard.
 
-        Of `GZIP` the least, since chunks become tiles of a TIFF, whose bytes must not depend on the block; smaller still
-        where shards are, with blocks of the least size.
+        Of `GZIP` the least, since chunks become tiles of a TIFF, whose bytes must not depend on the block; smaller
+        still where shards are, with blocks of the least size.
         """
         return min(MIN_SHARD, self.layout.shard(level)) if self.codec == GZIP else self.layout.chunk(level)
 
