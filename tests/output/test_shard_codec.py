@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.output.making import blobs, make_spec
 from wsi_seg.output.documents import array_documents
 from wsi_seg.output.result_spec import GZIP, LABELS, PROBABILITIES, ZSTD, shard_key
-from wsi_seg.output.shard_codec import encode_shard
+from wsi_seg.output.shard_codec import encode_chunk, encode_shard, index_bytes
 
 
 def read_through_zarr(root: Path, key: str, document: Any) -> zarr.Array[Any]:
@@ -72,6 +72,17 @@ def test_views_and_copies_give_the_same_bytes():
     labels = blobs((1024, 1024), 4, 255)
     view = labels[100:612, 300:812]
     assert encode_shard(view, 512, 256, 255) == encode_shard(view.copy(), 512, 256, 255)
+
+
+@pytest.mark.parametrize("codec", [ZSTD, GZIP])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_chunks_of_one_value_are_encoded_like_all_others(codec, dtype):
+    for value in (0, 1, 254, 0):
+        for side in (256, 512):
+            labels = np.full((512, 512), value, dtype)
+            content = encode_shard(labels, 512, side, 255, codec)
+            alone = encode_chunk(labels[:side, :side], codec)
+            assert content[: -index_bytes(512, side)] == alone * (512 // side) ** 2
 
 
 @pytest.mark.parametrize(("shape", "side", "chunk"), [((300, 300), 256, 256), ((256, 256), 256, 100)])

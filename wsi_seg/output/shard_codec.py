@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
@@ -52,7 +53,7 @@ def encode_shard(pixels: NDArray[Any], side: int, chunk: int, fill: int, codec: 
     parts: list[bytes] = []
     offset = 0
     for position, piece in _filled_chunks(planes, chunk, fill):
-        content = encode_chunk(_padded(piece, chunk, fill), codec)
+        content = _encoded(_padded(piece, chunk, fill), codec)
         index[position] = offset, len(content)
         parts.append(content)
         offset += len(content)
@@ -63,6 +64,19 @@ def encode_chunk(pixels: NDArray[Any], codec: str = ZSTD) -> bytes:
     """Bytes of one chunk: little-endian, compressed by `codec` (`ZSTD` or `GZIP`), crc32c."""
     little = np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("<"))
     return _with_checksum(compress(little, ZSTD_LEVEL) if codec == ZSTD else _gzip(little))
+
+
+def _encoded(pixels: NDArray[Any], codec: str) -> bytes:
+    """As `encode_chunk`; looks up what a chunk of one value is, of which label maps are full."""
+    value = pixels[0, 0]
+    if pixels[-1, -1] != value or (pixels != value).any():
+        return encode_chunk(pixels, codec)
+    return _of_one_value(int(value), pixels.dtype.str, pixels.shape[0], codec)
+
+
+@lru_cache(maxsize=64)
+def _of_one_value(value: int, dtype: str, chunk: int, codec: str) -> bytes:
+    return encode_chunk(np.full((chunk, chunk), value, dtype), codec)
 
 
 def index_bytes(side: int, chunk: int) -> int:
