@@ -29,6 +29,13 @@ GZIP_LEVEL = 5
 _ABSENT = 2**64 - 1
 """Offset and size of a chunk that is not stored."""
 _CHECKSUM_BYTES = 4
+_GZIP_MAGIC = b"\x1f\x8b\x08\x00"
+"""How a gzip frame without optional fields begins (RFC 1952)."""
+_GZIP_HEADER_BYTES = 10
+_GZIP_TRAILER = struct.Struct("<II")
+"""crc32 of the content, and its bytes."""
+_ZLIB_HEADER = b"\x78\x9c"
+"""Deflate, window of 32 KiB, usual level (RFC 1950)."""
 
 
 def encode_shard(pixels: NDArray[Any], side: int, chunk: int, fill: int, codec: str = ZSTD) -> bytes | None:
@@ -77,6 +84,39 @@ def _encoded(pixels: NDArray[Any], codec: str) -> bytes:
 @lru_cache(maxsize=64)
 def _of_one_value(value: int, dtype: str, chunk: int, codec: str) -> bytes:
     return encode_chunk(np.full((chunk, chunk), value, dtype), codec)
+
+
+def standalone(content: bytes, n_bytes: int, codec: str) -> bytes:
+    """A stored chunk as it stands alone elsewhere: a zlib stream with the deflate stream of gzip, or the frame of zstd.
+
+    Args:
+        content: the chunk with its crc32c.
+        n_bytes: of its pixels.
+        codec: how it is compressed, `ZSTD` or `GZIP`.
+
+    Raises:
+        ValueError: a checksum differs (the crc32c, or gzip's crc32 of the pixels), or it holds another number of bytes.
+        RuntimeError: of the codec, where it cannot be decoded.
+    """
+    import imagecodecs
+
+    chunk = without_checksum(content)
+    if codec == ZSTD:
+        _check_size(imagecodecs.zstd_decode(chunk, out=n_bytes), n_bytes)
+        return chunk
+    if not chunk.startswith(_GZIP_MAGIC):
+        raise ValueError("the gzip frame has optional fields, or is none")
+    stream, trailer = chunk[_GZIP_HEADER_BYTES : -_GZIP_TRAILER.size], chunk[-_GZIP_TRAILER.size :]
+    pixels = imagecodecs.deflate_decode(stream, raw=True, out=n_bytes)
+    _check_size(pixels, n_bytes)
+    if trailer != _GZIP_TRAILER.pack(imagecodecs.deflate_crc32(pixels), n_bytes):
+        raise ValueError("the crc32 of its pixels differs")
+    return b"".join([_ZLIB_HEADER, stream, struct.pack(">I", imagecodecs.deflate_adler32(pixels))])
+
+
+def _check_size(pixels: bytes | bytearray, n_bytes: int) -> None:
+    if len(pixels) != n_bytes:
+        raise ValueError(f"it holds {len(pixels)} bytes of pixels, not {n_bytes}")
 
 
 def index_bytes(side: int, chunk: int) -> int:

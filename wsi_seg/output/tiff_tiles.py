@@ -1,8 +1,7 @@
 """The tiles of a TIFF copy of a result: taken over from its chunks as they are compressed, or compressed anew.
 
 Owns the choice between the two, and how each proves that the file holds what was written. A chunk of gzip and a tile of
-zlib hold the same deflate stream (RFC 1950, RFC 1952): only the frame differs. Memory is bounded by one row of tiles.
-Knows no TIFF tags.
+zlib hold the same deflate stream: only the frame differs. Memory is bounded by one row of tiles. Knows no TIFF tags.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
-import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,7 +19,7 @@ from wsi_seg.errors import CorruptOutputError
 from wsi_seg.geometry import MIN_SHARD, Box, ceil_div
 from wsi_seg.output.label_store import Result
 from wsi_seg.output.result_spec import GZIP, LABELS, ZSTD, shard_key
-from wsi_seg.output.shard_codec import encode_chunk, index_bytes, read_index, without_checksum
+from wsi_seg.output.shard_codec import encode_chunk, index_bytes, read_index, standalone
 
 TIFF_TILE = 512
 """Side of a tile that is compressed anew, px."""
@@ -30,10 +28,6 @@ BUFFER_BYTES = 32 << 20
 
 _TAKEN_OVER = {"zlib": GZIP, "zstd": ZSTD}
 """Which codec of chunks each compression of a TIFF can take over."""
-_GZIP_HEADER = b"\x1f\x8b\x08\x00", 10
-"""How a gzip frame begins that has no optional fields, and the bytes before its deflate stream."""
-_ZLIB_HEADER = b"\x78\x9c"
-"""Deflate, window of 32 KiB, usual level."""
 _DIGEST_BYTES = 32
 
 
@@ -147,7 +141,7 @@ class CopiedTiles:
 
     def _compressed(self, pixels: NDArray[Any]) -> bytes:
         codec = self._result.spec.codec
-        return _framed(without_checksum(encode_chunk(pixels, codec)), pixels.nbytes, codec)
+        return standalone(encode_chunk(pixels, codec), pixels.nbytes, codec)
 
     def _grid(self, level: int) -> tuple[int, int]:
         """(rows, columns) of tiles."""
@@ -192,7 +186,7 @@ class _Chunks:
                         yield None
                         continue
                     file.seek(offset)
-                    yield _framed(without_checksum(file.read(n_bytes)), self._chunk_bytes, self._codec)
+                    yield standalone(file.read(n_bytes), self._chunk_bytes, self._codec)
         except (OSError, ValueError, RuntimeError) as error:  # codecs raise RuntimeErrors of their own
             place = "" if column is None else f"chunk {row}, {column} of "
             raise CorruptOutputError(
@@ -211,34 +205,6 @@ class _Chunks:
                 return read_index(file.read(), size)
         except FileNotFoundError:
             return None
-
-
-def _framed(chunk: bytes, n_bytes: int, codec: str) -> bytes:
-    """A chunk without its crc32c as a tile of a TIFF: a zlib stream, or a frame of zstd.
-
-    Raises ValueError or a codec's RuntimeError where it is no sound chunk of `n_bytes` of pixels.
-    """
-    if codec == ZSTD:
-        _check_size(imagecodecs.zstd_decode(chunk, out=n_bytes), n_bytes)
-        return chunk
-    magic, header_bytes = _GZIP_HEADER
-    if not chunk.startswith(magic):
-        raise ValueError("the gzip frame has optional fields, or is none")
-    stream, trailer = chunk[header_bytes:-8], chunk[-8:]
-    pixels = imagecodecs.deflate_decode(stream, raw=True, out=n_bytes)
-    _check_size(pixels, n_bytes)
-    if trailer != _little(imagecodecs.deflate_crc32(pixels)) + _little(n_bytes):
-        raise ValueError("the crc32 of its pixels differs")
-    return b"".join([_ZLIB_HEADER, stream, int(imagecodecs.deflate_adler32(pixels)).to_bytes(4, "big")])
-
-
-def _little(value: int) -> bytes:
-    return int(value).to_bytes(4, "little")
-
-
-def _check_size(pixels: bytes | bytearray, n_bytes: int) -> None:
-    if len(pixels) != n_bytes:
-        raise ValueError(f"it holds {len(pixels)} bytes of pixels, not {n_bytes}")
 
 
 def _equal(segment: NDArray[Any] | None, expected: NDArray[Any]) -> bool:
