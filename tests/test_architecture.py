@@ -69,7 +69,7 @@ CONFINED = {
     "yaml": {"wsi_seg/train/config.py", "wsi_seg/engine/cluster/queueing.py"},
     "pydantic": {"wsi_seg/train/config.py"},
     "simplejpeg": {"wsi_seg/slide/tile_codec.py", "wsi_seg/sample/synthetic.py"},
-    "imagecodecs": {"wsi_seg/slide/tile_codec.py"},
+    "imagecodecs": {"wsi_seg/slide/tile_codec.py", "wsi_seg/output/shard_codec.py"},
     "tifffile": {
         "wsi_seg/slide/tiff_layout.py",
         "wsi_seg/sample/synthetic.py",

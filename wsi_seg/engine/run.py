@@ -80,7 +80,8 @@ class _Run:
         from wsi_seg.plan import differing_fields
 
         flags = {"restart": self.options.restart, "overwrite": self.options.overwrite}
-        with open_run(self.target.store, identity_of(self.prepared.plan), differing_fields, **flags) as run:
+        identity = identity_of(self.prepared.plan, self.target.codec)
+        with open_run(self.target.store, identity, differing_fields, **flags) as run:
             run.on_loss(self.stop.set)
             job = job_of(self.prepared, self.target)
             began = perf_counter()

@@ -39,16 +39,18 @@ class Spent:
     """Threads of this process that worked; 0 where a cluster did."""
 
 
-def identity_of(plan: Plan) -> RunIdentity:
-    """Whose folder a half-done result is."""
+def identity_of(plan: Plan, codec: str = "zstd") -> RunIdentity:
+    """Whose folder a half-done result is, and how its chunks are compressed: no folder ever holds both kinds."""
+    from wsi_seg.output.result_spec import ZSTD
     from wsi_seg.output.run_directory import RunIdentity
 
-    return RunIdentity(plan.run_id, {**plan.identity_fields(), "layout": plan.layout_fields()})
+    layout = plan.layout_fields() | ({} if codec == ZSTD else {"codec": codec})
+    return RunIdentity(plan.run_id, {**plan.identity_fields(), "layout": layout})
 
 
 def job_of(planned: Planned, target: Target) -> RunJob:
     """What the tasks share."""
-    plan, spec = planned.plan, result_spec(planned)
+    plan, spec = planned.plan, result_spec(planned, target.codec)
     return RunJob(plan.run_id, target.site.unfinished, planned.slide, planned.model, plan, spec, planned.blend)
 
 
@@ -79,7 +81,7 @@ def finish(run: RunDirectory, planned: Planned, target: Target, spent: Spent, st
 
     Raises CorruptOutputError, OutputExistsError, WriteError, RunStopped.
     """
-    spec = result_spec(planned)
+    spec = result_spec(planned, target.codec)
     loaded = [marker for tier in range(spec.layout.n_tiers) for marker in run.markers.load(tier).values()]
     receipts = sorted(map(Receipt.from_mapping, loaded), key=lambda receipt: _key(receipt) not in spent.resumed)
     work = WorkDone(
@@ -96,8 +98,8 @@ def _key(receipt: Receipt) -> TaskKey:
     return TaskKey(receipt.tier, receipt.row, receipt.column)
 
 
-def result_spec(planned: Planned) -> ResultSpec:
-    """What the result of a plan is."""
+def result_spec(planned: Planned, codec: str = "zstd") -> ResultSpec:
+    """What the result of a plan is, its chunks compressed by `codec`."""
     from wsi_seg.output.result_spec import ResultSpec
 
     plan = planned.plan
@@ -116,4 +118,5 @@ def result_spec(planned: Planned) -> ResultSpec:
         # Names on a disk are bytes, metadata are UTF-8.
         name=plan.slide.name.encode(errors="backslashreplace").decode(),
         tile_grid=plan.grid.shape,
+        codec=codec,
     )

@@ -82,6 +82,13 @@ class Target:
         return site_at(self.store)
 
     @property
+    def codec(self) -> str:
+        """How the chunks of that are compressed: so that a TIFF takes them over, where it is for one."""
+        from wsi_seg.output.result_spec import GZIP, ZSTD
+
+        return GZIP if self.tiff else ZSTD
+
+    @property
     def _file(self) -> Path:
         """The TIFF result."""
         assert isinstance(self.out, Path)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from wsi_seg.geometry import Mpp
-from wsi_seg.output.result_spec import LABELS, NOT_ANALYSED, PROBABILITIES, THUMBNAIL, ResultSpec
-from wsi_seg.output.shard_codec import ZSTD_LEVEL
+from wsi_seg.output.result_spec import GZIP, LABELS, NOT_ANALYSED, PROBABILITIES, THUMBNAIL, ZSTD, ResultSpec
+from wsi_seg.output.shard_codec import GZIP_LEVEL, ZSTD_LEVEL
 
 Document = dict[str, Any]
 
@@ -22,11 +22,13 @@ OME_VERSION = "0.5"
 
 _CRC32C: Document = {"name": "crc32c"}
 _LITTLE: Document = {"name": "bytes", "configuration": {"endian": "little"}}
-_CHUNK_CODECS: list[Document] = [
-    _LITTLE,
-    {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}},
-    _CRC32C,
-]
+_COMPRESSORS: dict[str, Document] = {
+    ZSTD: {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}},
+    GZIP: {"name": "gzip", "configuration": {"level": GZIP_LEVEL}},
+}
+_CHUNK_CODECS: dict[str, list[Document]] = {
+    name: [_LITTLE, compressor, _CRC32C] for name, compressor in _COMPRESSORS.items()
+}
 
 
 def array_documents(spec: ResultSpec) -> dict[str, Document]:
@@ -34,26 +36,31 @@ def array_documents(spec: ResultSpec) -> dict[str, Document]:
     documents = {}
     layout = spec.layout
     for level in range(layout.n_levels):
-        size, side, chunk = layout.level_size(level), layout.shard(level), layout.chunk(level)
+        size, side, chunk = layout.level_size(level), layout.shard(level), spec.chunk(level)
         documents[f"{LABELS}/{level}"] = _array_document(
-            size, (side, side), ("y", "x"), spec.dtype, spec.not_analysed, [_sharding((chunk, chunk))]
+            size, (side, side), ("y", "x"), spec.dtype, spec.not_analysed, _sharding((chunk, chunk), spec.codec)
         )
         if spec.probabilities:
             n = spec.n_channels
             documents[f"{PROBABILITIES}/{level}"] = _array_document(
-                (n, *size), (n, side, side), ("c", "y", "x"), np.dtype(np.uint8), 0, [_sharding((1, chunk, chunk))]
+                (n, *size),
+                (n, side, side),
+                ("c", "y", "x"),
+                np.dtype(np.uint8),
+                0,
+                _sharding((1, chunk, chunk), spec.codec),
             )
     return documents
 
 
 def tiles_document(shape: tuple[int, ...]) -> Document:
     """`zarr.json` of the tile statuses, (rows, columns) uint8 in one chunk."""
-    return _array_document(shape, shape, ("row", "column"), np.dtype(np.uint8), 0, _CHUNK_CODECS)
+    return _array_document(shape, shape, ("row", "column"), np.dtype(np.uint8), 0, _CHUNK_CODECS[ZSTD])
 
 
 def thumbnail_document(shape: tuple[int, ...]) -> Document:
     """`zarr.json` of a level of the thumbnail, (3, h, w) uint8 in one chunk."""
-    return _array_document(shape, shape, ("c", "y", "x"), np.dtype(np.uint8), 0, _CHUNK_CODECS)
+    return _array_document(shape, shape, ("c", "y", "x"), np.dtype(np.uint8), 0, _CHUNK_CODECS[ZSTD])
 
 
 def group_documents(
@@ -186,13 +193,14 @@ def _array_document(
     }
 
 
-def _sharding(chunk: Sequence[int]) -> Document:
-    return {
+def _sharding(chunk: Sequence[int], codec: str) -> list[Document]:
+    sharding = {
         "name": "sharding_indexed",
         "configuration": {
             "chunk_shape": list(chunk),
-            "codecs": _CHUNK_CODECS,
+            "codecs": _CHUNK_CODECS[codec],
             "index_codecs": [_LITTLE, _CRC32C],
             "index_location": "end",
         },
     }
+    return [sharding]

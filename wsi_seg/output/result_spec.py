@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from wsi_seg.card import SegmentationClass
 from wsi_seg.errors import CorruptOutputError, WsiSegError
-from wsi_seg.geometry import Box, Mpp, PyramidLayout
+from wsi_seg.geometry import MIN_SHARD, Box, Mpp, PyramidLayout
 
 RESULT_VERSION = 1
 """Version of the layout of a result; part of the run's identity."""
@@ -33,6 +33,10 @@ ROOT = "zarr.json"
 """Key of the root metadata, written last of all."""
 PROVENANCE_FILE = "provenance.json"
 """Key of the record of all files and who made them."""
+ZSTD = "zstd"
+"""Codec of chunks in results: small and fast."""
+GZIP = "gzip"
+"""Codec of chunks in the working store of a TIFF result, which takes the deflate streams over as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,8 @@ class ResultSpec:
     """Name of the slide as shown to people; no path."""
     tile_grid: tuple[int, int]
     """(rows, columns) of tiles."""
+    codec: str = ZSTD
+    """How chunks are compressed: `ZSTD` or `GZIP`. Changes no label."""
 
     def __post_init__(self) -> None:
         if self.not_analysed not in (255, 65535) or len(self.classes) > self.not_analysed:
@@ -78,6 +84,8 @@ class ResultSpec:
                 f"not-analysed label {self.not_analysed} with {len(self.classes)} classes",
                 rule="255 or 65535, and above every class index",
             )
+        if self.codec not in (ZSTD, GZIP):
+            raise CorruptOutputError(f"chunks compressed as {self.codec!r}", rule=f"{ZSTD} or {GZIP}")
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -98,6 +106,14 @@ class ResultSpec:
     def level_mpp(self, level: int) -> Mpp:
         """Resolution of a label level."""
         return self.mpp.scaled(1 << level, 1 << level)
+
+    def chunk(self, level: int) -> int:
+        """Side of a chunk of a level, px; divides the shard.
+
+        Of `GZIP` the least, since chunks become tiles of a TIFF, whose bytes must not depend on the block; smaller
+        still where shards are, with blocks of the least size.
+        """
+        return min(MIN_SHARD, self.layout.shard(level)) if self.codec == GZIP else self.layout.chunk(level)
 
     def shard_row_column(self, level: int, box: Box) -> tuple[int, int]:
         """(row, column) of the shard that is exactly `box`, in px of `level`; ValueError where there is none."""
@@ -136,6 +152,8 @@ class ResultSpec:
             "n_channels": self.n_channels,
             "name": self.name,
             "tile_grid": list(self.tile_grid),
+            # Only where it is another: specs of finished results stay what they were before there was a choice.
+            **({} if self.codec == ZSTD else {"codec": self.codec}),
         }
 
     @classmethod
@@ -155,6 +173,7 @@ class ResultSpec:
                 n_channels=content["n_channels"],
                 name=content["name"],
                 tile_grid=_pair(content["tile_grid"]),
+                codec=content.get("codec", ZSTD),
             )
         except (KeyError, TypeError, ValueError, WsiSegError) as error:
             raise CorruptOutputError(

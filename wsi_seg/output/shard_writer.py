@@ -59,8 +59,8 @@ class ResultWriter:
         return key, self._write(key, level, probabilities, 0)
 
     def _write(self, key: str, level: int, pixels: NDArray[Any], fill: int) -> ShardRecord:
-        store, layout = store_at(self.path), self.spec.layout
-        content = encode_shard(pixels, layout.shard(level), layout.chunk(level), fill)
+        store, spec = store_at(self.path), self.spec
+        content = encode_shard(pixels, spec.layout.shard(level), spec.chunk(level), fill, spec.codec)
         if content is None:
             store.remove(key)
             return None

@@ -4,37 +4,35 @@ Owns tifffile and the two shapes of the file. OME (the default): one image whose
 Bio-Formats read them. Flat: one directory per level in the main chain, as OpenSlide, ASAP and libvips read them. Labels
 are stored as grey values (`minisblack`), without a palette, in both: OpenSlide and libvips turn palettes into colours,
 and the class index would be lost; the colours are in the description. OpenSlide shows 8 bits: in a uint16 map it sees
-the high byte only. Memory is bounded by one row of tiles. Knows no slide.
+the high byte only, and nothing right in tiles that end beyond the image. Memory is bounded by one row of tiles. Where
+tiles come from is the business of `tiff_tiles`. Knows no slide.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-import numpy as np
 import tifffile
-from numpy.typing import NDArray
 
 from wsi_seg.errors import CorruptOutputError, OutputExistsError, UsageError
-from wsi_seg.geometry import Box, ceil_div
+from wsi_seg.geometry import ceil_div
 from wsi_seg.output.durable import make_folder, mapped_errors, publish, sync_file, temporary_beside
 from wsi_seg.output.label_store import Result
 from wsi_seg.output.result_spec import NOT_ANALYSED, ResultSpec
+from wsi_seg.output.tiff_tiles import BUFFER_BYTES, Tiles, tiles_of
 
-TIFF_TILE = 512
-"""Side of a tile of the file, px."""
 COMPRESSIONS = ("zlib", "lzw", "zstd", "none")
 """Lossless, all; older readers know zlib and lzw only."""
 
+_TAGS = {"zlib": 8, "lzw": 5, "zstd": 50000, "none": 1}
+"""What the tag `Compression` says."""
 _NAMESPACE = "wsi-seg/labels"
 _CLASSIC_LIMIT = 2**31
 """Uncompressed bytes above which the file is a BigTIFF; classic offsets end at 2^32."""
-_BUFFER_BYTES = 32 << 20
 
 Progress = Callable[[int, int], None]
 """Told (done, total) rows of tiles; every row is written, then read back."""
@@ -50,6 +48,9 @@ def write_ome_tiff(
     progress: Progress | None = None,
 ) -> None:
     """Copy the label pyramid of a result into a TIFF file; the file appears when every tile was read back right.
+
+    Chunks that are compressed alike are taken over as they are (`zlib` from the working store of a TIFF result, `zstd`
+    from any other), and tiles are as large as they; else tiles of 512 px are compressed anew.
 
     Args:
         result: a finished result.
@@ -70,13 +71,22 @@ def write_ome_tiff(
         raise OutputExistsError(
             f"{out} exists", rule="files are not written over", remedy="choose another, or --overwrite"
         )
-    step = _counter(result, progress)
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, n_steps)
+
+    tiles = tiles_of(result, compression, step)
+    n_steps = 2 * sum(_grid(result.spec, tiles, level)[0] for level in range(result.n_levels))
     with mapped_errors(out, 0):
         make_folder(out.parent)
         with temporary_beside(out) as temp:
-            _write(result, temp, compression, step, flat=flat)
+            _write(result, temp, tiles, compression, flat=flat)
             sync_file(temp)
-            _compare(result, temp, step, flat=flat)
+            _check(result, temp, tiles, compression, flat=flat)
             publish(temp, out)
 
 
@@ -90,24 +100,25 @@ def is_label_tiff(path: Path) -> bool:
         return False
 
 
-def _write(result: Result, path: Path, compression: str, step: Callable[[], None], *, flat: bool) -> None:
+def _write(result: Result, path: Path, tiles: Tiles, compression: str, *, flat: bool) -> None:
     spec, layout = result.spec, result.spec.layout
-    n_bytes = sum(_padded_bytes(spec, level) for level in range(result.n_levels))
-    with tifffile.TiffWriter(path, bigtiff=n_bytes > _CLASSIC_LIMIT, ome=not flat) as writer:
+    n_bytes = sum(_padded_bytes(spec, tiles, level) for level in range(result.n_levels))
+    # Chunks are little-endian on every machine.
+    with tifffile.TiffWriter(path, bigtiff=n_bytes > _CLASSIC_LIMIT, byteorder="<", ome=not flat) as writer:
         for level in range(result.n_levels):
             mpp = spec.level_mpp(level)
             writer.write(
-                _tiles(result, level, step),
+                tiles.written(level),
                 shape=layout.level_size(level),
                 dtype=spec.dtype,
-                tile=(TIFF_TILE, TIFF_TILE),
+                tile=(tiles.side(level),) * 2,
                 photometric="minisblack",
                 compression=None if compression == "none" else compression,
                 resolution=(1e4 / mpp.x, 1e4 / mpp.y),
                 resolutionunit="CENTIMETER",
                 subfiletype=1 if level else 0,
                 software="wsi-seg",
-                buffersize=_BUFFER_BYTES,
+                buffersize=BUFFER_BYTES,
                 **_description(spec, result.run_id, level, flat=flat),
             )
 
@@ -154,65 +165,30 @@ def _ome(spec: ResultSpec, run_id: str) -> dict[str, Any]:
     }
 
 
-def _compare(result: Result, path: Path, step: Callable[[], None], *, flat: bool) -> None:
-    """Decode every tile of the file and hold it against the result."""
+def _check(result: Result, path: Path, tiles: Tiles, compression: str, *, flat: bool) -> None:
+    """Read the file back: its directory, then every tile. Raises CorruptOutputError."""
+    spec, levels = result.spec, range(result.n_levels)
     with tifffile.TiffFile(path) as file:
         pages = list(file.pages) if flat else [file.pages[0], *(file.pages[0].pages or ())]
-        sizes = [result.spec.layout.level_size(level) for level in range(result.n_levels)]
-        if [page.shape for page in pages] != sizes:
-            raise CorruptOutputError(
-                f"{path} has levels {[page.shape for page in pages]}", rule=f"{sizes} were written"
-            )
+        sides = [(tiles.side(level),) * 2 for level in levels]
+        written = [(spec.layout.level_size(level), side, spec.dtype) for level, side in zip(levels, sides, strict=True)]
+        found = [(page.shape, page.tile, page.dtype) for page in pages]
+        if found != written:
+            raise CorruptOutputError(f"{path} has levels {found}", rule=f"{written} were written")
         for level, page in enumerate(pages):
-            written = (segment for segment, _, _ in page.segments(buffersize=_BUFFER_BYTES))
-            for n, expected in enumerate(_tiles(result, level, step)):
-                try:
-                    cause = "" if _equal(next(written, None), expected) else "differs from the result"
-                except Exception as error:  # tifffile and its codecs raise many kinds
-                    cause = f"cannot be decoded ({error})"
-                if cause:
-                    raise CorruptOutputError(
-                        f"tile {n} of level {level} of {path} {cause} right after writing",
-                        rule="the disk must return the bytes it was given",
-                        remedy="check the disk, then export again",
-                    )
+            # What turns the bytes of a tile into pixels.
+            decoding = file.byteorder, int(page.compression), int(page.predictor)
+            if decoding != ("<", _TAGS[compression], 1):
+                raise CorruptOutputError(f"level {level} of {path} is to be decoded as {decoding}", rule=compression)
+            tiles.check(page, level)
 
 
-def _equal(segment: NDArray[Any] | None, expected: NDArray[Any]) -> bool:
-    """A decoded tile may come padded, or with axes of length 1."""
-    if segment is None:
-        return False
-    pixels = segment.reshape(segment.shape[-3:-1])[: expected.shape[0], : expected.shape[1]]
-    return np.array_equal(pixels, expected)
-
-
-def _tiles(result: Result, level: int, step: Callable[[], None]) -> Iterator[NDArray[Any]]:
-    """Tiles of a level in row-major order, cut at the level's end; reads one row of tiles at a time."""
-    height, width = result.spec.layout.level_size(level)
-
-    def row(y: int) -> Iterator[NDArray[Any]]:
-        band = result.read_labels(level, Box(y, 0, min(y + TIFF_TILE, height), width))
-        step()
-        return (band[:, x : x + TIFF_TILE] for x in range(0, width, TIFF_TILE))
-
-    return chain.from_iterable(map(row, range(0, height, TIFF_TILE)))
-
-
-def _counter(result: Result, progress: Progress | None) -> Callable[[], None]:
-    levels = range(result.n_levels)
-    total = 2 * sum(ceil_div(result.spec.layout.level_size(level)[0], TIFF_TILE) for level in levels)
-    done = 0
-
-    def step() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total)
-
-    return step
-
-
-def _padded_bytes(spec: ResultSpec, level: int) -> int:
+def _grid(spec: ResultSpec, tiles: Tiles, level: int) -> tuple[int, int]:
+    """(rows, columns) of tiles of a level."""
     height, width = spec.layout.level_size(level)
-    tiles = ceil_div(height, TIFF_TILE) * ceil_div(width, TIFF_TILE)
-    return tiles * TIFF_TILE**2 * spec.dtype.itemsize
+    return ceil_div(height, tiles.side(level)), ceil_div(width, tiles.side(level))
+
+
+def _padded_bytes(spec: ResultSpec, tiles: Tiles, level: int) -> int:
+    rows, columns = _grid(spec, tiles, level)
+    return rows * columns * tiles.side(level) ** 2 * spec.dtype.itemsize

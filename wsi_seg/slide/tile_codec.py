@@ -1,4 +1,4 @@
-"""Turns the stored bytes of one TIFF tile into pixels; the only file that knows simplejpeg and imagecodecs.
+"""Turns the stored bytes of one TIFF tile into pixels; the only file of slides that knows simplejpeg and imagecodecs.
 
 Owns the codecs, the colour space of JPEG tiles and the detection of cut-off ones. Knows no file and no geometry of a
 slide. The libraries release the GIL while they decode.

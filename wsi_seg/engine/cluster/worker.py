@@ -171,7 +171,7 @@ def _prepared(assignment: Assignment, place: Place, *_: Trial) -> PreparedSlide:
     prepared = prepare(source, options, held().stop(orders.token), held().models)
     planned = prepared.planned
     job = job_of(planned, assignment.target)
-    name = f"{orders.token}:{job.run_id}:{job.folder}:{job.plan.layout.block}"
+    name = f"{orders.token}:{job.run_id}:{job.folder}:{job.plan.layout.block}:{job.result.codec}"
     made = PreparedSlide(_outline(planned, job), SealedJob(name, Sealed.of(job), orders), Sealed.of(planned))
     if isinstance(source, Path):
         prepared.slide.close()
@@ -193,7 +193,7 @@ def _outline(planned: Planned, job: RunJob) -> Outline:
 
     plan = planned.plan
     n_tasks = sum(1 for _ in all_tasks(plan.layout))
-    return Outline(identity_of(plan), plan.layout, started_event(job, n_tasks, ()), plan.notes)
+    return Outline(identity_of(plan, job.result.codec), plan.layout, started_event(job, n_tasks, ()), plan.notes)
 
 
 def outline_of(prepared: PreparedSlide | WsiSegError) -> Outline | WsiSegError:
