@@ -5,10 +5,10 @@ checks its arguments and then calls a compiled one that trusts them. Importing t
 where it is used. Decisions and proofs: kernels/DESIGN.md.
 """
 
-from wsi_kernels.blend import accumulate, accumulate_probabilities, are_probabilities, quantise
+from wsi_kernels.blend import accumulate, accumulate_probabilities, are_probabilities, label_probabilities, quantise
 from wsi_kernels.components import fill_holes, remove_small
 from wsi_kernels.crf import FieldShape, mean_field
-from wsi_kernels.label import count_labels, label_argmax, label_probabilities, label_threshold, probabilities_uint8
+from wsi_kernels.label import count_labels, label_argmax, label_threshold, probabilities_uint8
 from wsi_kernels.pack import pack_nchw, pack_nhwc
 from wsi_kernels.polygon import fill_polygons
 from wsi_kernels.pyramid import halve_majority, halve_mean

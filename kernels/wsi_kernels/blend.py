@@ -1,6 +1,6 @@
-"""Blending tiles into a canvas in integers: quantise once, multiply, add.
+"""Blending tiles into a canvas in integers: quantise once, multiply, add; or label at once what does not blend.
 
-Owns the arithmetic whose bound is proven in kernels/DESIGN.md; knows no grid and no class.
+Owns the arithmetic whose bound is proven in kernels/DESIGN.md; knows no grid and no class names.
 """
 
 from __future__ import annotations
@@ -8,16 +8,20 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from wsi_kernels.jit import kernel
-from wsi_kernels.layout import expect, flat_input, flat_output
+from wsi_kernels.layout import LABEL_DTYPES, Labels, expect, flat_input, flat_output
 from wsi_kernels.window import UNIT
 
 ONE = 65535
 """Quantised probability 1."""
 FULL = UNIT * UNIT
 """Sum of the weights over any pixel; a canvas holds probability x ONE x FULL, at most 4294901760 < 2**32."""
+_STRIP = 1024
 _LOW, _HIGH = np.float32(-1e-2), np.float32(1 + 1e-2)  # how far bf16, with 8 bits, rounds a probability
 
 
@@ -37,18 +41,31 @@ def quantise(probabilities: NDArray[np.float32], out: NDArray[np.uint16]) -> boo
     return bool(_quantise(flat_input(probabilities), flat_output("out", out), out.shape))
 
 
-@kernel
-def level_of(v):  # type: ignore[no-untyped-def]
-    """Quantised value of one probability, uint32 0 … 65535; NaN becomes 0."""
-    v = v if v > np.float32(0) else np.float32(0)
-    v = v if v < np.float32(1) else np.float32(1)
-    return np.uint32(np.int32(np.rint(np.float64(v) * 65535.0)))  # 24 + 16 bits: exact in float64
+@intrinsic
+def _level_of(_, v):  # type: ignore[no-untyped-def]
+    """Quantised value of one float32 probability: uint32 rint(v * 65535), half to even, 0 … 65535; NaN becomes 0.
+
+    By one rounding of the exact value: a fused multiply-add rounds once, and beside 1.5 * 2^23 the last bit of a
+    float32 is 1, so it rounds to whole numbers, which then stand in the lowest bits. Selections instead of branches,
+    and nothing wider than 32 bits: else the loops around it are not made of vectors.
+    """
+
+    def code(_context, builder, _signature, arguments):  # type: ignore[no-untyped-def]
+        real, whole = ir.FloatType(), ir.IntType(32)
+        zero, one = ir.Constant(real, 0.0), ir.Constant(real, 1.0)
+        (value,) = arguments
+        value = builder.select(builder.fcmp_ordered(">", value, zero), value, zero)
+        value = builder.select(builder.fcmp_ordered("<", value, one), value, one)
+        shifted = builder.fma(value, ir.Constant(real, float(ONE)), ir.Constant(real, float(3 << 22)))
+        return builder.sub(builder.bitcast(shifted, whole), ir.Constant(whole, 0x4B400000))
+
+    return (types.uint32(types.float32), code) if v == types.float32 else None
 
 
 @kernel
-def is_no_probability(v):  # type: ignore[no-untyped-def]
-    """1 for NaN and what lies outside [-0.01, 1.01], else 0; uint32."""
-    return np.uint32(not (_LOW <= v <= _HIGH))
+def _or_no_probability(bad, v):  # type: ignore[no-untyped-def]
+    """`bad`, or 1 for NaN and what lies outside [-0.01, 1.01]; uint32."""
+    return np.uint32(bad | np.uint32(not (_LOW <= v <= _HIGH)))
 
 
 @kernel
@@ -62,8 +79,8 @@ def _quantise(source_rows, target_rows, shape):  # type: ignore[no-untyped-def]
             t = c * target_strides[0] + i * target_strides[1]
             p, out = source[s : s + width], target[t : t + width]
             for j in range(width):
-                bad |= is_no_probability(p[j])
-                out[j] = np.uint16(level_of(p[j]))
+                bad = _or_no_probability(bad, p[j])
+                out[j] = np.uint16(_level_of(p[j]))
     return bad == 0
 
 
@@ -89,7 +106,7 @@ def _are_probabilities(source_rows, shape):  # type: ignore[no-untyped-def]
             s = c * source_strides[0] + i * source_strides[1]
             p = source[s : s + width]
             for j in range(width):
-                bad |= is_no_probability(p[j])
+                bad = _or_no_probability(bad, p[j])
     return bad == 0
 
 
@@ -193,11 +210,11 @@ def _accumulate_probabilities(target_rows, source_rows, axis_weights, place, row
             p, canvas = source[s : s + n], target[t : t + n]
             if undo:
                 for j in range(n):
-                    canvas[j] -= np.uint32(level_of(p[j]) * weights[j])
+                    canvas[j] -= np.uint32(_level_of(p[j]) * weights[j])
             else:
                 for j in range(n):
-                    bad |= is_no_probability(p[j])
-                    canvas[j] += np.uint32(level_of(p[j]) * weights[j])
+                    bad = _or_no_probability(bad, p[j])
+                    canvas[j] += np.uint32(_level_of(p[j]) * weights[j])
     return bad == 0
 
 
@@ -222,3 +239,65 @@ def _accumulate(target_rows, source_rows, axis_weights, place, rows, columns):  
             tile, canvas = source[s : s + n], target[t : t + n]
             for j in range(n):
                 canvas[j] += np.uint32(np.uint32(tile[j]) * weights[j])
+
+
+def label_probabilities(probabilities: NDArray[np.float32], threshold: float, out: Labels) -> bool:
+    """Label px that have one prediction only, to the bits of `accumulate_probabilities` and a label of the sums.
+
+    Args:
+        probabilities: (C, h, w); copied where the last axis is not contiguous.
+        threshold: for a single channel, see `label_threshold`; for several the largest class is taken, see
+            `label_argmax`.
+        out: (h, w), may be a view with a contiguous last axis.
+
+    Returns:
+        False when any value is NaN, infinite or outside [-0.01, 1.01]; `out` is then unspecified.
+
+    Raises TypeError, ValueError.
+
+    >>> out = np.empty((1, 2), np.uint8)
+    >>> label_probabilities(np.array([[[0.5, 0.2]], [[0.5, 0.8]]], np.float32), 0.5, out), out.tolist()
+    (True, [[0, 1]])
+    """
+    expect("probabilities", probabilities, (np.float32,), ("C", "h", "w"))
+    n_classes = probabilities.shape[0]
+    expect("out", out, LABEL_DTYPES, probabilities.shape[1:])
+    if not 1 <= n_classes <= np.iinfo(out.dtype).max:
+        raise ValueError(f"{n_classes} classes; {out.dtype} labels hold 1 … {np.iinfo(out.dtype).max}")
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold {threshold}; it must lie in 0 … 1")
+    limit = np.uint32(np.rint(threshold * ONE))
+    return bool(_label_probabilities(flat_input(probabilities), limit, flat_output("out", out), probabilities.shape))
+
+
+@kernel
+def _label_probabilities(source_rows, limit, target_rows, shape):  # type: ignore[no-untyped-def]
+    (source, source_strides), (target, target_strides) = source_rows, target_rows
+    n_classes, height, width = shape
+    best = np.empty(_STRIP, np.uint32)
+    index = np.empty(_STRIP, np.uint32)
+    bad = np.uint32(0)
+    for i in range(height):
+        for x in range(0, width, _STRIP):
+            n = min(_STRIP, width - x)
+            s = i * source_strides[1] + x
+            p = source[s : s + n]
+            for j in range(n):
+                bad = _or_no_probability(bad, p[j])
+                best[j] = _level_of(p[j])
+                index[j] = np.uint32(n_classes == 1) & np.uint32(best[j] >= limit)
+            for c in range(1, n_classes):
+                label = np.uint32(c)
+                s = c * source_strides[0] + i * source_strides[1] + x
+                p = source[s : s + n]
+                for j in range(n):
+                    bad = _or_no_probability(bad, p[j])
+                    level = _level_of(p[j])
+                    above = level > best[j]
+                    best[j] = level if above else best[j]
+                    index[j] = label if above else index[j]
+            t = i * target_strides[0] + x
+            labels = target[t : t + n]
+            for j in range(n):
+                labels[j] = index[j]
+    return bad == 0

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_kernels.jit import kernel
-from wsi_kernels.label import LABEL_DTYPES, Labels
-from wsi_kernels.layout import expect
+from wsi_kernels.layout import LABEL_DTYPES, Labels, expect
 
 
 def remove_small(labels: Labels, limits: Sequence[int], windows: Sequence[int]) -> Labels:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_kernels.blend import FULL, ONE, is_no_probability, level_of
+from wsi_kernels.blend import FULL, ONE
 from wsi_kernels.jit import kernel
-from wsi_kernels.layout import expect, flat_input, flat_output
+from wsi_kernels.layout import LABEL_DTYPES, Labels, expect, flat_input, flat_output
 
-Labels = NDArray[np.uint8] | NDArray[np.uint16]
-"""Label map, (h, w) uint8 or uint16."""
-LABEL_DTYPES = (np.uint8, np.uint16)
 _STRIP = 1024
-_COUNTED_AT_ONCE = 256
+_COUNTED_AT_ONCE = 1024
+_COMPARED_ONE_BY_ONE = 8  # so many classes, a vector of px at a time, are faster than tables
 
 
 def label_argmax(canvas: NDArray[np.uint32], out: Labels) -> None:
@@ -82,68 +80,6 @@ def _label_threshold(source_rows, limit, target_rows, shape):  # type: ignore[no
             labels[j] = values[j] >= limit
 
 
-def label_probabilities(probabilities: NDArray[np.float32], threshold: float, out: Labels) -> bool:
-    """Label px that have one prediction only, to the bits of `accumulate_probabilities` and a label of the sums.
-
-    Args:
-        probabilities: (C, h, w); copied where the last axis is not contiguous.
-        threshold: for a single channel, see `label_threshold`; for several the largest class is taken, see
-            `label_argmax`.
-        out: (h, w), may be a view with a contiguous last axis.
-
-    Returns:
-        False when any value is NaN, infinite or outside [-0.01, 1.01]; `out` is then unspecified.
-
-    Raises TypeError, ValueError.
-
-    >>> out = np.empty((1, 2), np.uint8)
-    >>> label_probabilities(np.array([[[0.5, 0.2]], [[0.5, 0.8]]], np.float32), 0.5, out), out.tolist()
-    (True, [[0, 1]])
-    """
-    expect("probabilities", probabilities, (np.float32,), ("C", "h", "w"))
-    n_classes = probabilities.shape[0]
-    expect("out", out, LABEL_DTYPES, probabilities.shape[1:])
-    if not 1 <= n_classes <= np.iinfo(out.dtype).max:
-        raise ValueError(f"{n_classes} classes; {out.dtype} labels hold 1 … {np.iinfo(out.dtype).max}")
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold {threshold}; it must lie in 0 … 1")
-    limit = np.uint32(np.rint(threshold * ONE))
-    return bool(_label_probabilities(flat_input(probabilities), limit, flat_output("out", out), probabilities.shape))
-
-
-@kernel
-def _label_probabilities(source_rows, limit, target_rows, shape):  # type: ignore[no-untyped-def]
-    (source, source_strides), (target, target_strides) = source_rows, target_rows
-    n_classes, height, width = shape
-    best = np.empty(_STRIP, np.uint32)
-    index = np.empty(_STRIP, np.uint32)
-    bad = np.uint32(0)
-    for i in range(height):
-        for x in range(0, width, _STRIP):
-            n = min(_STRIP, width - x)
-            s = i * source_strides[1] + x
-            p = source[s : s + n]
-            for j in range(n):
-                bad |= is_no_probability(p[j])
-                best[j] = level_of(p[j])
-                index[j] = np.uint32(n_classes == 1) & np.uint32(best[j] >= limit)
-            for c in range(1, n_classes):
-                label = np.uint32(c)
-                s = c * source_strides[0] + i * source_strides[1] + x
-                p = source[s : s + n]
-                for j in range(n):
-                    bad |= is_no_probability(p[j])
-                    level = level_of(p[j])
-                    above = level > best[j]
-                    best[j] = level if above else best[j]
-                    index[j] = label if above else index[j]
-            t = i * target_strides[0] + x
-            labels = target[t : t + n]
-            for j in range(n):
-                labels[j] = index[j]
-    return bad == 0
-
-
 def probabilities_uint8(canvas: NDArray[np.uint32], out: NDArray[np.uint8]) -> None:
     """Write probabilities in 0 … 255, the exact quotient rounded half up; both (C, h, w).
 
@@ -204,12 +140,18 @@ def _count_labels(source_rows, shape, n):  # type: ignore[no-untyped-def]
                 differing |= strip[j] ^ first
             if differing == 0:  # most of a label map
                 a[min(np.uint32(first), np.uint32(n))] += m
-                continue
-            for j in range(0, m - 3, 4):
-                a[min(np.uint32(strip[j]), np.uint32(n))] += 1
-                b[min(np.uint32(strip[j + 1]), np.uint32(n))] += 1
-                c[min(np.uint32(strip[j + 2]), np.uint32(n))] += 1
-                d[min(np.uint32(strip[j + 3]), np.uint32(n))] += 1
-            for j in range(m - m % 4, m):
-                a[min(np.uint32(strip[j]), np.uint32(n))] += 1
+            elif n <= _COMPARED_ONE_BY_ONE:
+                for label in range(n):
+                    found = np.uint32(0)
+                    for j in range(m):
+                        found += np.uint32(np.uint32(strip[j]) == np.uint32(label))
+                    a[label] += found
+            else:
+                for j in range(0, m - 3, 4):
+                    a[min(np.uint32(strip[j]), np.uint32(n))] += 1
+                    b[min(np.uint32(strip[j + 1]), np.uint32(n))] += 1
+                    c[min(np.uint32(strip[j + 2]), np.uint32(n))] += 1
+                    d[min(np.uint32(strip[j + 3]), np.uint32(n))] += 1
+                for j in range(m - m % 4, m):
+                    a[min(np.uint32(strip[j]), np.uint32(n))] += 1
     return counts.sum(axis=0)[:n]

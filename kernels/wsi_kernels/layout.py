@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 Flat = tuple[NDArray[Any], tuple[int, ...]]
 """A 1-D view and the element strides of all axes but the last."""
+Labels = NDArray[np.uint8] | NDArray[np.uint16]
+"""Label map, (h, w) uint8 or uint16."""
+LABEL_DTYPES = (np.uint8, np.uint16)
 
 
 def expect(name: str, array: NDArray[Any], dtypes: tuple[type, ...], shape: tuple[int | str, ...]) -> None:

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_kernels.jit import kernel
-from wsi_kernels.label import LABEL_DTYPES, Labels
-from wsi_kernels.layout import expect, flat_input
+from wsi_kernels.layout import LABEL_DTYPES, Labels, expect, flat_input
 
 
 def halve_majority(labels: Labels, ignore: int, n_classes: int) -> Labels:

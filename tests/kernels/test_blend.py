@@ -194,3 +194,26 @@ class TestBound:
         probabilities = np.full((n_tiles, 1, grid[0], grid[0]), p, np.float32)
         canvas, _ = _blend(grid, probabilities, range(n_tiles))
         assert (canvas == int(naive.quantise(np.float32(p))) * FULL).all()
+
+
+def test_every_value_beside_a_rounding_border_is_quantised_as_in_double_precision():
+    borders = ((np.arange(65535) + 0.5) / 65535).astype(np.float32)
+    values = [borders]
+    for _ in range(3):
+        values += [np.nextafter(values[-1], np.float32(2))]
+        values = [np.nextafter(values[0], np.float32(-1)), *values]
+    special = np.array([0, -0.0, 1, 0.5, 1e-45, -1e-45, np.nextafter(np.float32(1), np.float32(0))], np.float32)
+    p = np.concatenate([*values, special])[None, None]
+    out = np.empty(p.shape, np.uint16)
+    assert quantise(p, out)
+    assert np.array_equal(out, np.rint(p.astype(np.float64).clip(0, 1) * 65535))
+
+
+@pytest.mark.parametrize("n", [1, 3, 8, 31, 32, 33, 100])
+def test_a_value_is_quantised_alike_in_a_vector_and_after_its_end(n):
+    p = np.random.default_rng(n).random((1, 1, n), np.float32)
+    whole, alone = np.empty(p.shape, np.uint16), np.empty((1, 1, 1), np.uint16)
+    assert quantise(p, whole)
+    for j in range(n):
+        assert quantise(p[..., j : j + 1], alone)
+        assert alone[0, 0, 0] == whole[0, 0, j]
