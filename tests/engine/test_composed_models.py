@@ -168,3 +168,9 @@ class TestWorker:
         swapped = job.model.replaced(members=(first, replace(other, weight=0.9)))
         with pytest.raises(RunMismatchError, match="model of this worker differ"):
             on_worker(replace(job, model=swapped))
+
+    def test_a_slide_that_offers_other_levels_is_refused(self, tmp_path: Path, slide: ArraySlide) -> None:
+        job = self.job(tmp_path / "x.seg.zarr", slide)
+        facts = replace(job.plan.slide, levels=job.plan.slide.levels * 2)
+        with pytest.raises(RunMismatchError, match="levels of the slide"):
+            on_worker(replace(job, plan=replace(job.plan, slide=facts)))

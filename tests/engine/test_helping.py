@@ -69,3 +69,25 @@ def test_a_tile_that_fails_elsewhere_fails_alone(
     assert [report.summary.tiles[TileStatus.MODEL_FAILED.word] for report in reports] == [1, 1]
     assert shard_bytes(run.opened(reports[0])) == shard_bytes(run.opened(reports[1]))
     assert reports[0].summary.problems == reports[1].summary.problems
+
+
+def test_batches_are_cut_alike_however_slow_those_are_that_help(
+    run: Runs, tissue: ArraySlide, unet: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    predict = Predicting.predict
+
+    def heard(self: Predicting, batch: Tiles, count: int) -> list[Answer]:
+        sizes.append(count)
+        sleep(0.5 if len(sizes) == 1 else 0)  # the first batch is the last to be there
+        return predict(self, batch, count)
+
+    monkeypatch.setattr(Predicting, "predict", heard)
+    cut = []
+    for workers in (1, 4):
+        sizes.clear()
+        run.report(
+            tissue, model=unet, overlap=48, window="cosine", block=1024, workers=workers, batch=5, runtime="openvino"
+        )
+        cut.append(sorted(sizes))
+    assert cut[0] == cut[1]

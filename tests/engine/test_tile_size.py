@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.engine.runs import Runs, assert_same_labels, pixels_of
 from wsi_seg.engine.events import Event, TaskDone
@@ -15,7 +16,7 @@ from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.prepare import prepare
 from wsi_seg.engine.run import run_slide
 from wsi_seg.engine.tile_size import largest_tile
-from wsi_seg.errors import RunStopped
+from wsi_seg.errors import PredictorOutOfMemory, RunStopped
 from wsi_seg.infer.predictor import ProgramPredictor
 from wsi_seg.output.label_store import open_result
 from wsi_seg.slide import ArraySlide
@@ -43,10 +44,11 @@ def tissue(small_slide: Path) -> ArraySlide:
 
 
 @pytest.mark.parametrize(
-    ("n_bytes", "cores", "side"), [(GB // 10, 2, 2048), (GB // 2, 2, 2048), (GB, 2, 1831), (4 * GB, 2, 1024)]
+    ("n_bytes", "cores", "limit", "side"),
+    [(GB // 10, 2, 16, 2048), (GB // 2, 2, 16, 2048), (GB, 2, 16, 1831), (4 * GB, 2, 16, 1024), (GB, 2, 8, 1295)],
 )
-def test_the_largest_tile_follows_the_machines_memory(n_bytes: int, cores: int, side: int) -> None:
-    assert largest_tile(1024, n_bytes, cores) == side
+def test_the_largest_tile_follows_the_memory(n_bytes: int, cores: int, limit: int, side: int) -> None:
+    assert largest_tile(1024, n_bytes, cores, limit * GB) == side
 
 
 @pytest.mark.usefixtures("eager")
@@ -94,6 +96,40 @@ class TestRuns:
         budget = int(1.02 * fixed.memory.total_bytes)
         plan = prepare(tissue, RunOptions(model=unet, workers=1, memory_bytes=budget, **WISHES)).plan
         assert plan.memory.total_bytes <= budget
+
+    def test_larger_tiles_that_do_not_fit_when_they_are_tried_are_given_up(
+        self, tissue: ArraySlide, unet: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        predict = ProgramPredictor.predict
+
+        def small_memory(self: ProgramPredictor, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+            if batch.shape[1] > 512:
+                raise PredictorOutOfMemory("as if")
+            return predict(self, batch)
+
+        monkeypatch.setattr(ProgramPredictor, "predict", small_memory)
+        assert prepare(tissue, RunOptions(model=unet, workers=1, **WISHES)).plan.grid.tile == 512
+
+    def test_a_batch_counts_as_often_as_it_has_tiles(
+        self, tissue: ArraySlide, unet: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[int] = []
+        monkeypatch.setattr(
+            "wsi_seg.engine.planning.largest_tile", lambda tile, n_bytes, *_: asked.append(n_bytes) or tile
+        )
+        for batch in (1, 3):
+            prepare(tissue, RunOptions(model=unet, workers=1, batch=batch, **WISHES))
+        assert asked[1] == 3 * asked[0]
+
+    def test_what_is_analysed_does_not_depend_on_the_tiles(self, run: Runs, small_slide: Path, unet: str) -> None:
+        wishes = {**WISHES, "skip_background": True, "block": 256}
+        options = RunOptions(model=unet, workers=1, **wishes)
+        plan = prepare(small_slide, options).plan
+        assert plan.grid.tile > 512 == plan.cells.grid.tile
+        assert 0 < plan.analysed_share < 1
+        grown = run(small_slide, model=unet, tile=None, **wishes)
+        fixed = run(small_slide, model=unet, tile=512, **wishes)
+        assert_same_labels(grown, fixed)
 
     def test_what_the_process_did_before_changes_no_tile(self, tissue: ArraySlide, unet: str) -> None:
         options = RunOptions(model=unet, workers=2, **WISHES)

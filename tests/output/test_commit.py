@@ -14,7 +14,7 @@ import pytest
 
 from tests.output.making import begin, finished, make_spec, make_thumbnail
 from wsi_seg.errors import CorruptOutputError, OutputError
-from wsi_seg.output.commit import all_tasks, commit_run
+from wsi_seg.output.commit import all_tasks, commit_run, refuse_lost_shards
 from wsi_seg.output.durable import record_digest
 from wsi_seg.output.label_store import open_result
 from wsi_seg.output.result_spec import STATE
@@ -178,3 +178,16 @@ def test_the_finished_folder_holds_the_record_and_no_state(tmp_path):
     assert provenance["identity"] == made.run.identity.fields
     assert len(provenance["tasks"]) == 8
     assert {"zarr.json", "summary.json", "tiles/c/0/0", "labels/segmentation/0/zarr.json"} <= set(provenance["files"])
+
+
+def test_a_shard_that_is_gone_does_not_pass_for_one_that_was_left_out(tmp_path):
+    made = begin(tmp_path / "r", SPEC)
+    for task in all_tasks(SPEC):
+        made.write_task(*task)
+    markers = [marker for tier in range(2) for marker in made.run.markers.load(tier).values()]
+    refuse_lost_shards(made.run, markers)
+    lost = next(key for marker in markers for key, record in marker["shards"].items() if record)
+    (made.run.path / lost).unlink()
+    with pytest.raises(CorruptOutputError, match=lost):
+        refuse_lost_shards(made.run, markers)
+    made.run.close()

@@ -246,16 +246,25 @@ class TestLargerTiles:
         px = [
             (other.selection.n_predicted * other.grid.tile**2, other.grid.tile)
             for tile in range(1024, 2049, 32)
-            for other in [plan(program=self.WIDE, options={"tile": tile, "skip": skip})]
+            for other in [plan(program=self.WIDE, options={"enlarged_tile": tile, "skip": skip})]
         ]
         assert made.grid.tile == min(px)[1]
-        assert min(px)[0] < 0.9 * base.selection.n_predicted * base.grid.tile**2
+        assert min(px)[0] < 0.92 * base.selection.n_predicted * base.grid.tile**2
 
     def test_nothing_grows_beyond_what_is_allowed_or_where_it_is_not_exact(self) -> None:
         assert plan(program=self.WIDE, options={"largest_tile": 1100}).grid.tile <= 1088
         assert plan(program=self.WIDE, options={"largest_tile": 512}).grid.tile == 1024
         assert plan(program={"halo": None}, options={"largest_tile": 2048}).grid.tile == 512
         assert plan(program=self.WIDE, options={"largest_tile": 2048, "tile": 512, "overlap": 64}).grid.tile == 512
+
+    def test_an_enlargement_is_taken_as_asked_and_only_where_it_is_one(self) -> None:
+        sides = [plan(program=self.WIDE, options={"enlarged_tile": side}).grid.tile for side in (1056, 1057, 1024, 512)]
+        assert sides == [1056, 1024, 1024, 1024]
+
+    def test_it_is_part_of_a_runs_identity(self) -> None:
+        fields = [plan(program=self.WIDE, options={"enlarged_tile": side}).identity_fields() for side in (1024, 1056)]
+        assert "cells" not in fields[0]
+        assert fields[0] != {**fields[1], "cells": None}
 
     def test_a_small_slide_is_not_worth_it(self) -> None:
         small = (Level((3000, 3000), (1.0, 1.0), (256, 256)),)

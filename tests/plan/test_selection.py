@@ -23,6 +23,7 @@ from wsi_seg.plan import (
     select_tiles,
     tissue_from_thumbnail,
 )
+from wsi_seg.plan.selection import Cells, select_larger
 
 SLIDES = Path(__file__).resolve().parents[3] / "shared" / "data" / "slides"
 MASKS = arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12)))
@@ -167,3 +168,17 @@ def test_a_real_slide_is_neither_all_tissue_nor_none() -> None:
     selection = select_tiles(grid, tissue_from_thumbnail(thumbnail, placed, size), None)
     assert 0.1 * grid.n_tiles < selection.n_analysed < 0.95 * grid.n_tiles
     assert selection.n_analysed < selection.n_predicted
+
+
+@given(st.data())
+def test_larger_tiles_are_those_that_share_a_px_with_an_analysed_cell(data):
+    canvas = data.draw(st.tuples(st.integers(1, 400), st.integers(1, 400)))
+    small = TileGrid(canvas, 64, 16, window="crop")
+    large = TileGrid(canvas, data.draw(st.sampled_from([80, 96, 128, 144, 200])), 16, window="crop")
+    flags = data.draw(arrays(np.bool_, small.shape))
+    painted = np.zeros(canvas, np.bool_)
+    for key in np.ndindex(small.shape):
+        painted[small.cell(*key).slices()] = flags[key]
+    met = select_larger(large, Cells(small, TileSelection.of(flags, flags))).analysed
+    for key in np.ndindex(large.shape):
+        assert met[key] == painted[large.cell(*key).slices()].any()

@@ -31,6 +31,7 @@ from wsi_seg.slide.canvas import read_canvas
 
 if TYPE_CHECKING:
     from wsi_seg.engine.session import Session
+    from wsi_seg.plan.grid import TileGrid
 
 Key = tuple[int, int]
 
@@ -142,13 +143,17 @@ class _BlockWork:
                 yield row, tiles
 
     def _advance(self, row: int) -> None:
-        """Finish the rows above tile row `row`, as far as tiles still outstanding allow."""
+        """Finish the rows above tile row `row`, as far as tiles still outstanding allow.
+
+        The band holds two tile rows: what is outstanding from before the last row has to come in now. What others
+        predict is waited for; it does not decide when a batch is cut, or that would follow how fast they are.
+        """
+        if any(tile_row < row - 1 for batch in self.with_others for tile_row, _ in batch.keys):
+            self._collect(wait=True)
+        if any(tile_row < row - 1 for tile_row, _ in self.waiting + self.deferred):
+            self._settle()
         entrusted = [key for batch in self.with_others for key in batch.keys]
         outstanding = [tile_row for tile_row, _ in self.waiting + self.deferred + entrusted]
-        # The band holds two tile rows: what is outstanding from before the last row has to come in now.
-        if outstanding and min(outstanding) < row - 1:
-            self._settle()
-            outstanding = []
         self._finish(min(self.grid.support(tile_row, 0).y0 for tile_row in [row, *outstanding]))
 
     def _predict_row(self, row: int, columns: list[int]) -> None:
@@ -405,15 +410,24 @@ class _BlockWork:
             self._blank(rows)
 
     def _blank(self, rows: Box) -> None:
-        ignore = self.session.job.result.not_analysed
-        tile_rows, tile_columns = self.grid.tiles_touching(rows)
-        for key in ((row, column) for row in tile_rows for column in tile_columns):
-            failed = self.statuses.get(key) in (TileStatus.UNREADABLE, TileStatus.MODEL_FAILED)
-            if failed or not self.session.analysed[key]:
-                # A failed tile is missing wherever it had weight; a skipped one only where it is the owner.
-                area = (self.grid.support(*key) if failed else self.grid.cell(*key)).intersect(rows)
-                if not area.is_empty:
-                    self.labels[area.slices((self.box.y0, self.box.x0))] = ignore
+        """Take back what failed tiles should have given, wherever they have weight, and the cells not analysed."""
+        failed = (TileStatus.UNREADABLE, TileStatus.MODEL_FAILED)
+        for key in self._touching(self.grid, rows):
+            if self.statuses.get(key) in failed:
+                self._not_analysed(self.grid.support(*key).intersect(rows))
+        cells, analysed = self.plan.cells.grid, self.session.analysed_cells
+        for key in self._touching(cells, rows):
+            if not analysed[key]:
+                self._not_analysed(cells.cell(*key).intersect(rows))
+
+    @staticmethod
+    def _touching(grid: TileGrid, rows: Box) -> Iterator[Key]:
+        tile_rows, tile_columns = grid.tiles_touching(rows)
+        return ((row, column) for row in tile_rows for column in tile_columns)
+
+    def _not_analysed(self, area: Box) -> None:
+        if not area.is_empty:
+            self.labels[area.slices((self.box.y0, self.box.x0))] = self.session.job.result.not_analysed
 
     def mask_roi(self) -> None:
         """Take back the labels of pixels outside the region of interest."""

@@ -69,8 +69,8 @@ class Hands:
     def ask(self, call: Callable[[], Answer]) -> Help[Answer] | None:
         """Have a free thread do `call`; None where none is free.
 
-        It counts as free again when its answer is taken: so what is under way never needs more memory than a task in
-        every thread would.
+        It counts as free again when its answer is taken: so no more is under way than there are threads, and memory
+        stays near that of a task in every thread.
         """
         with self._lock:
             if self._free <= 0:

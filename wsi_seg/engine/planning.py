@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
-from math import isqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,11 +18,11 @@ from wsi_seg.engine.cores import usable_cores
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.tile_size import largest_tile
 from wsi_seg.engine.warm_up import touch_steps
-from wsi_seg.errors import MemoryBudgetError, UsageError
+from wsi_seg.errors import MemoryBudgetError, PredictorError, UsageError
 
 if TYPE_CHECKING:
     from wsi_seg.infer import Predictor
-    from wsi_seg.plan import Plan, PlanOptions, PlanRequest, PostWishes
+    from wsi_seg.plan import Plan, PlanOptions, PlanRequest, PostWishes, Tiling
 
 ENLARGED_FROM_TILES = 32
 """Tiles on a canvas from which larger ones are looked at."""
@@ -46,34 +45,40 @@ class Planning:
         """The plan, with tiles as large as pays and fits; and what is to be told of the batch."""
         from wsi_seg.plan import choose_tiling
 
-        card, halo = self.request.card, self.request.program.halo
-        begun_with = options.tile or options.begun_with_tile
-        tile = begun_with or choose_tiling(card, halo, overlap=options.overlap, window=options.window).tile
-        own = replace(options, tile=begun_with)
-        batch = self._tried(tile, options, workers)
-        if not begun_with and (enlarged := self._cheapest_tile(own, tile, batch, workers)) != tile:
-            larger = self._tried(enlarged, options, workers)
+        tiling = choose_tiling(
+            self.request.card, self.request.program.halo, tile=options.tile, overlap=options.overlap,
+            window=options.window,
+        )  # fmt: skip
+        batch = self._tried(tiling.tile, options, workers)
+        if (side := self._larger_side(tiling, options, batch, workers)) is not None:
             try:
-                return self._made(replace(own, tile=enlarged), larger, workers, None), larger.notes
-            except MemoryBudgetError:
-                pass  # tried, it took more than was reckoned
-        return self._made(own, batch, workers, None), batch.notes
+                larger = self._tried(side, options, workers)
+                return self._made(options, larger, workers, enlarged_tile=side), larger.notes
+            except (MemoryBudgetError, PredictorError):
+                if options.begun_with_tile is not None:
+                    raise
+                # Tried, it took more than was reckoned: the tile that was tried before is left.
+        return self._made(options, batch, workers), batch.notes
 
-    def _cheapest_tile(self, options: RunOptions, tile: int, batch: TriedBatch, workers: int) -> int:
-        """The tile size that predicts the fewest px, among those that machine and budget have room for; else `tile`."""
-        from wsi_seg.plan import default_budget
+    def _larger_side(self, tiling: Tiling, options: RunOptions, batch: TriedBatch, workers: int) -> int | None:
+        """The tile size that predicts the fewest px, among those that there is room for; None: that of `tiling`."""
+        from wsi_seg.plan import BUDGET_SHARE, LARGEST_TILE, enlargements, memory_limit
 
-        each = self._prediction_bytes(tile) if self._may_be_enlarged(tile, options) else None
+        if options.begun_with_tile is not None and options.tile is None:
+            sides = enlargements(tiling, self.request.card.output_stride, LARGEST_TILE)
+            return next((larger.tile for larger in sides if larger.tile == options.begun_with_tile), None)
+        if not self._may_be_enlarged(tiling.tile, options):
+            return None
+        each = self._prediction_bytes(tiling.tile)
         if not each:
-            return tile
-        largest = largest_tile(tile, each, usable_cores())
-        budget = default_budget() if options.memory_bytes is None else options.memory_bytes
-        room = max(0.0, 0.9 * budget - batch.resident_bytes) / (workers * each)
-        largest = min(largest, isqrt(int(tile**2 * (1 + room))))
+            return None
+        limit = memory_limit() if options.memory_bytes is None else int(options.memory_bytes / BUDGET_SHARE)
+        largest = largest_tile(tiling.tile, each * batch.size, usable_cores(), limit)
         try:
-            return self._made(options, batch, workers, max(tile, largest)).grid.tile
+            side = self._made(options, batch, workers, largest_tile=largest).grid.tile
         except MemoryBudgetError:
-            return tile  # which is tried once more, and refused with what would fit
+            return None  # refused once more, with what would fit
+        return None if side == tiling.tile else side
 
     def _prediction_bytes(self, tile: int) -> int | None:
         reckon: Callable[[int], int | None] | None = getattr(self.predictor, "prediction_bytes", None)
@@ -102,12 +107,20 @@ class Planning:
                 predictor, wanted, tile, workers, lambda size: batch_is_independent(predictor, self.probes, size)
             )
 
-    def _made(self, options: RunOptions, batch: TriedBatch, workers: int, largest: int | None) -> Plan:
+    def _made(
+        self,
+        options: RunOptions,
+        batch: TriedBatch,
+        workers: int,
+        *,
+        largest_tile: int | None = None,
+        enlarged_tile: int | None = None,
+    ) -> Plan:
         from wsi_seg.plan import make_plan
 
         program = replace(self.request.program, batch_independent=batch.independent)
         batch = replace(batch, resident_bytes=batch.resident_bytes + self.outside_bytes)
-        wishes = replace(_plan_options(options, batch, workers), largest_tile=largest)
+        wishes = replace(_plan_options(options, batch, workers), largest_tile=largest_tile, enlarged_tile=enlarged_tile)
         with self.step("plan"):
             return make_plan(replace(self.request, program=program, options=wishes))
 

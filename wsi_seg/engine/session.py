@@ -73,6 +73,7 @@ class Session:
         self.writer = ResultWriter(job.folder, job.result)
         self._markers = Markers(job.folder, job.run_id)
         self.analysed = job.plan.selection.analysed
+        self.analysed_cells = job.plan.cells.analysed
         self.predicted = job.plan.selection.predicted
         # Only where a prediction does not depend on its neighbours in the batch may another block use it.
         self.shares_edges = job.plan.program.batch_independent
@@ -223,6 +224,7 @@ def session_for(job: RunJob, models: Models, listener: Listener, stop: threading
     predictor, program = models.load(job.model), job.plan.program
     checks = {
         "slide": (job.slide.fingerprint(), job.plan.slide.fingerprint),
+        "levels of the slide": (job.slide.levels, job.plan.slide.levels),
         "model": (model_sha256(job.model), program.sha256),
         "card": (predictor.card, job.plan.card),
         "cards of members": (member_cards(job.model), program.members),

@@ -83,6 +83,10 @@ def finish(run: RunDirectory, planned: Planned, target: Target, spent: Spent, st
     """
     spec = result_spec(planned, target.codec)
     loaded = [marker for tier in range(spec.layout.n_tiers) for marker in run.markers.load(tier).values()]
+    if target.tiff:
+        from wsi_seg.output.commit import refuse_lost_shards
+
+        refuse_lost_shards(run, loaded)
     receipts = sorted(map(Receipt.from_mapping, loaded), key=lambda receipt: _key(receipt) not in spent.resumed)
     work = WorkDone(
         receipts,

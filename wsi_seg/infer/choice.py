@@ -73,7 +73,7 @@ def choose_program(spec: ModelSpec, tiles: NDArray[np.uint8]) -> Choice:
     others = [] if is_constant(spec.model) else candidates(spec)
     if len(others) <= 1:
         return Choice(_loaded(spec))
-    key = program_key(spec, tiles.shape[1])
+    key = _key(spec, tiles.shape[1])
     if (remembered := _recall(key, others)) is not None:
         return Choice(remembered, remembered=True)
     trials = compare_candidates(others, tiles)
@@ -125,8 +125,8 @@ def _loaded(spec: ModelSpec) -> ModelSpec:
         predictor.close()
 
 
-def program_key(spec: ModelSpec, side: int) -> str:
-    """Hash of everything that speeds, memory and labels depend on: machine, versions, weights, cards, tiles' `side`."""
+def _key(spec: ModelSpec, side: int) -> str:
+    """Hash of everything that speeds and labels depend on: machine, versions, weights, cards, tiles' `side`."""
     programs = [model_sha256(spec), *(model_sha256(spec.replaced(precision=name)) for name in variants(spec))]
     asked = [spec.runtime, spec.precision, spec.device, spec.threads, spec.streams, side, spec.augmentation.text]
     cards = [card.to_json() for card in (read_card(spec), *member_cards(spec))]

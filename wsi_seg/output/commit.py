@@ -6,7 +6,7 @@ can be opened is complete. Knows neither pixels nor models.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -90,6 +90,18 @@ def stored_files(store: Store) -> Iterator[str]:
 def is_shard(key: str, spec: ResultSpec) -> bool:
     """Whether a key lies where the tasks write."""
     return any(key.startswith(f"{array}/c/") for array in spec.array_keys())
+
+
+def refuse_lost_shards(run: RunDirectory, markers: Iterable[Marker]) -> None:
+    """Raise CorruptOutputError where a shard that a task has recorded is not there: it would pass for one left out."""
+    present = set(stored_files(run.store))
+    lost = [key for marker in markers for key, record in marker["shards"].items() if record and key not in present]
+    if lost:
+        raise CorruptOutputError(
+            f"{len(lost)} shards of {run.path} are gone: {', '.join(lost[:5])}",
+            rule="a result is finished when every task's files are there as recorded",
+            remedy="run the same command again: only these are done again",
+        )
 
 
 def _checked_markers(run: RunDirectory, spec: ResultSpec, required: set[TaskKey]) -> list[Marker]:

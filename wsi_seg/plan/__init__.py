@@ -20,7 +20,7 @@ Knows no slide object, no predictor and no store. Tree::
 
 from wsi_seg.plan.grid import WINDOWS, TileGrid
 from wsi_seg.plan.identity import RESULT_VERSION, differing_fields, run_identity
-from wsi_seg.plan.limit import default_budget, memory_limit
+from wsi_seg.plan.limit import BUDGET_SHARE, default_budget, memory_limit
 from wsi_seg.plan.memory import MemoryProjection, format_bytes
 from wsi_seg.plan.plan import Plan, make_plan
 from wsi_seg.plan.postprocessing import (
@@ -37,11 +37,12 @@ from wsi_seg.plan.request import PlanOptions, PlanRequest, ProgramFacts, SlideFa
 from wsi_seg.plan.roi import CanvasRoi, Roi, read_roi
 from wsi_seg.plan.scale import Scale, choose_scale
 from wsi_seg.plan.selection import TileSelection, select_tiles
-from wsi_seg.plan.tiling import LARGEST_TILE, Tiling, choose_batch, choose_tiling
+from wsi_seg.plan.tiling import LARGEST_TILE, Tiling, choose_batch, choose_tiling, enlargements
 from wsi_seg.plan.tissue import TissueMask, place_mask, tissue_from_thumbnail
 
 __all__ = [
     "ALL",
+    "BUDGET_SHARE",
     "LARGEST_TILE",
     "RESULT_VERSION",
     "WINDOWS",
@@ -69,6 +70,7 @@ __all__ = [
     "choose_tiling",
     "default_budget",
     "differing_fields",
+    "enlargements",
     "format_bytes",
     "make_plan",
     "memory_limit",

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import MissingMppError, PlanError
 from wsi_seg.geometry import Box, Mpp, PyramidLayout
@@ -23,7 +21,7 @@ from wsi_seg.plan.postprocessing import Postprocessing, plan_postprocessing, pos
 from wsi_seg.plan.request import PlanOptions, PlanRequest, ProgramFacts, SlideFacts
 from wsi_seg.plan.roi import CanvasRoi, Roi
 from wsi_seg.plan.scale import Scale, choose_scale, scale_notes
-from wsi_seg.plan.selection import TileSelection, select_tiles
+from wsi_seg.plan.selection import Cells, TileSelection, select_larger, select_tiles
 from wsi_seg.plan.tiling import Tiling, choose_batch, choose_tiling, enlargements, tiling_notes
 from wsi_seg.plan.tissue import TissueMask, tissue_from_thumbnail
 
@@ -54,7 +52,9 @@ class Plan:
     grid: TileGrid
     """The tiles over the canvas."""
     selection: TileSelection
-    """Which of them are analysed and predicted."""
+    """Which of them are analysed, in part at least, and predicted."""
+    cells: Cells
+    """Where there are labels: the analysed cells of the tiling before it was enlarged."""
     roi: Roi | None
     """Regions of interest, level-0 px."""
     layout: PyramidLayout
@@ -84,10 +84,8 @@ class Plan:
 
     @property
     def analysed_share(self) -> float:
-        """Part of the canvas' area in analysed cells, 0 … 1; cells at the edges are smaller than the others."""
-        heights, widths = np.diff(self.grid.edges(0)), np.diff(self.grid.edges(1))
-        height, width = self.grid.canvas
-        return float(heights @ self.selection.analysed @ widths) / (height * width)
+        """Part of the canvas' area that is analysed, 0 … 1."""
+        return self.cells.share
 
     def window(self, block: Box) -> Box:
         """Canvas px that the task of a block predicts: the block, grown by what post-processing looks at."""
@@ -125,6 +123,8 @@ class Plan:
             # Which tiles share a batch follows from the block, and only matters where a prediction depends on it.
             "batched_by_block": None if self.program.batch_independent else self.layout.block,
             "selection": self.selection.sha256,
+            # Of larger tiles only: else the selection says it.
+            **({} if self.cells.grid == self.grid else {"cells": self.cells.selection.sha256}),
             "roi": None if self.roi is None else self.roi.sha256,
             "probabilities": self.probabilities,
             # Only where there is any: runs without it keep the identity they had before there was such a thing.
@@ -175,7 +175,7 @@ def make_plan(request: PlanRequest) -> Plan:
         card, request.program.halo, tile=options.tile, overlap=options.overlap, window=options.window
     )
     tissue = _tissue(request, scale)
-    tiling, grid, selection = _cheapest(request, tiling, scale, tissue)
+    tiling, grid, selection, cells = _cheapest(request, tiling, scale, tissue)
     post = plan_postprocessing(options.post, card, scale.canvas_mpp)
     work = _work_shape(request, grid, scale, post)
     memory = _fitting_block(work, options)
@@ -187,6 +187,7 @@ def make_plan(request: PlanRequest) -> Plan:
         tiling=tiling,
         grid=grid,
         selection=selection,
+        cells=cells,
         roi=request.roi,
         layout=PyramidLayout(scale.canvas_size, memory.block),
         batch=work.batch,
@@ -203,18 +204,27 @@ def make_plan(request: PlanRequest) -> Plan:
 
 def _cheapest(
     request: PlanRequest, first: Tiling, scale: Scale, tissue: TissueMask | None
-) -> tuple[Tiling, TileGrid, TileSelection]:
-    """The tiling, or an enlargement of it that predicts the fewest px of this slide, by enough to be worth it."""
+) -> tuple[Tiling, TileGrid, TileSelection, Cells]:
+    """The tiling, or the enlargement asked for, or the one that predicts the fewest px by enough to be worth it.
+
+    What is analysed is decided by the cells of the first tiling, so that it does not depend on the choice.
+    """
     roi = None if request.roi is None else request.roi.in_canvas(scale)
-    stride = request.card.output_stride
-    found = []
-    for tiling in enlargements(first, stride, request.options.largest_tile or first.tile):
+    stride, options = request.card.output_stride, request.options
+    first_grid = first.grid(scale.canvas_size, stride)
+    selection = select_tiles(first_grid, tissue, roi)
+    cells = Cells(first_grid, selection)
+    found = [(first, first_grid, selection)]
+    for tiling in enlargements(first, stride, options.enlarged_tile or options.largest_tile or first.tile):
         grid = tiling.grid(scale.canvas_size, stride)
-        found.append((tiling, grid, select_tiles(grid, tissue, roi)))
+        found.append((tiling, grid, select_larger(grid, cells)))
+    if options.enlarged_tile is not None:
+        best = found[-1] if found[-1][0].tile == options.enlarged_tile else found[0]
+        return *best, cells
     best = min(found, key=_predicted_px)
     before, (share, n_tiles) = _predicted_px(found[0]), WORTH_ENLARGING
     saved = before - _predicted_px(best)
-    return best if saved >= max(share * before, n_tiles * best[0].tile ** 2) else found[0]
+    return *(best if saved >= max(share * before, n_tiles * best[0].tile ** 2) else found[0]), cells
 
 
 def _predicted_px(cut: tuple[Tiling, TileGrid, TileSelection]) -> int:

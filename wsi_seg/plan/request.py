@@ -90,6 +90,8 @@ class PlanOptions:
     """Px that neighbours share."""
     largest_tile: int | None = None
     """Side up to which an exact tiling may be enlarged to predict fewer px; None: it may not."""
+    enlarged_tile: int | None = None
+    """Side that an exact tiling is enlarged to, whether or not that pays; left alone where no enlargement has it."""
     window: str = "auto"
     """Weight window."""
     batch: int | None = None
@@ -112,7 +114,7 @@ class PlanOptions:
     """What is done to labels after the prediction."""
 
     def __post_init__(self) -> None:
-        for name in ("tile", "largest_tile", "batch", "n_workers", "memory_bytes"):
+        for name in ("tile", "largest_tile", "enlarged_tile", "batch", "n_workers", "memory_bytes"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 option = {"n_workers": "workers", "memory_bytes": "memory"}.get(name, name)

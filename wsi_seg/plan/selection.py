@@ -74,6 +74,43 @@ class TileSelection:
         return np.unpackbits(np.frombuffer(bits, np.uint8), count=n).astype(np.bool_).reshape(self.shape)
 
 
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """What gets labels: the analysed cells of the tiles that the halo asks for, however large the tiles become."""
+
+    grid: TileGrid
+    """The tiles whose cells they are."""
+    selection: TileSelection
+    """Which of them are analysed."""
+
+    @property
+    def analysed(self) -> NDArray[np.bool_]:
+        """Bool (rows, columns) of `grid`."""
+        return self.selection.analysed
+
+    @property
+    def share(self) -> float:
+        """Part of the canvas' area in analysed cells, 0 … 1; cells at the edges are smaller than the others."""
+        heights, widths = np.diff(self.grid.edges(0)), np.diff(self.grid.edges(1))
+        height, width = self.grid.canvas
+        return float(heights @ self.analysed @ widths) / (height * width)
+
+
+def select_larger(grid: TileGrid, cells: Cells) -> TileSelection:
+    """The tiles of a grid that does not blend in whose cell an analysed cell begins, ends or lies.
+
+    So larger tiles do not change what is analysed.
+    """
+    spans = []
+    for axis in (0, 1):
+        own, theirs = np.array(grid.edges(axis)), np.array(cells.grid.edges(axis))
+        spans.append((np.searchsorted(theirs, own[:-1], "right") - 1, np.searchsorted(theirs, own[1:], "left")))
+    sums = np.pad(cells.analysed.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    (y0, y1), (x0, x1) = spans
+    met = sums[np.ix_(y1, x1)] - sums[np.ix_(y0, x1)] - sums[np.ix_(y1, x0)] + sums[np.ix_(y0, x0)] > 0
+    return TileSelection.of(met, met)
+
+
 def select_tiles(grid: TileGrid, tissue: TissueMask | None, roi: CanvasRoi | None) -> TileSelection:
     """Tiles to analyse and tiles to predict.
 

@@ -101,15 +101,14 @@ def choose_tiling(
 
 
 def enlargements(tiling: Tiling, output_stride: int, largest: int) -> Iterator[Tiling]:
-    """An exact tiling and the same with larger tiles up to `largest`, which give the same labels; the smallest first.
+    """An exact tiling with larger tiles up to `largest`, which give the same predictions; the smallest first.
 
-    Only itself where it is not exact: another tile would give other labels.
+    None where it is not exact: another tile would give other labels.
 
     >>> [larger.tile for larger in enlargements(Tiling(1024, 192, "crop", 0, exact=True), 16, 1100)]
-    [1024, 1056, 1088]
+    [1056, 1088]
     """
-    yield tiling
-    if tiling.exact and tiling.overlap:
+    if tiling.exact and tiling.window == "crop" and tiling.overlap:
         for side in range(tiling.tile + lcm(32, output_stride), largest + 1, lcm(32, output_stride)):
             yield replace(tiling, tile=side)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from wsi_seg.geometry import Level
 from wsi_seg.slide.stored import WHITE
-from wsi_seg.slide.tiff_layout import TileTable
+from wsi_seg.slide.tiff_layout import Place, TileTable
 from wsi_seg.slide.tile_codec import JPEG, TileCodec
 
 REDUCTIONS = (2, 4, 8)
@@ -46,7 +46,7 @@ class ReducedTable:
         """Stored bytes beyond which a tile of the row is not read."""
         return self.stored.most_bytes(row)
 
-    def places(self, row: int, columns: range) -> list[tuple[tuple[int, int], ...]]:
+    def places(self, row: int, columns: range) -> list[Place]:
         """See `TileTable.places`: a reduced tile lies where its stored one does."""
         return self.stored.places(row, columns)
 
@@ -76,6 +76,7 @@ def with_reductions(
     A reduction is offered of JPEG tiles whose sides it divides, and where no stored level is as coarse. Its size is
     the stored one divided and rounded, as the canvas' is. Strips are left alone: the last is cut, and of any height.
     Some tiles are looked at: where colours would suffer (`TileCodec.can_be_reduced`), nothing is offered.
+    Raises OSError where the file cannot be read: what is offered must not depend on that.
     """
     levels: list[Level] = []
     all_tables: list[TileTable | ReducedTable] = []
@@ -100,11 +101,11 @@ def _keeps_colours(table: TileTable, read: Read) -> bool:
     rows, columns = np.nonzero(table.present)
     step = max(1, len(rows) // N_LOOKED_AT)
     for row, column in list(zip(rows.tolist(), columns.tolist(), strict=True))[::step]:
-        ((offset, count),) = table.places(row, range(column, column + 1))[0]
+        (offset,), (count,) = table.places(row, range(column, column + 1))[0]
         try:
             if count <= table.most_bytes(row):
                 return table.codec.can_be_reduced(read(offset, count))
-        except (ValueError, OSError):
+        except ValueError:  # this one is damaged; a file that cannot be read is another matter, and raised
             continue
     return False
 

@@ -33,6 +33,10 @@ _ELSEWHERE = {"ndpi": "hamamatsu", "philips": "philips", "bif": "ventana", "scn"
 """tifffile's names of formats whose pixels are not plain tiles, and the vendor behind them."""
 
 
+Place = tuple[list[int], list[int]]
+"""Byte positions of a tile, and its bytes: a number per plane each, plain integers."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TileTable:
     """The tiles of one level; a strip is a tile as wide as the level."""
@@ -64,11 +68,10 @@ class TileTable:
         """Pixels (height, width, samples) uint8 of the tile stored as `payload`; see `TileCodec.decode`."""
         return self.codec.decode(payload, self.tile_size(row))
 
-    def places(self, row: int, columns: range) -> list[tuple[tuple[int, int], ...]]:
-        """(byte position, bytes) per plane of the tiles of a row in `columns`, as plain integers."""
+    def places(self, row: int, columns: range) -> list[Place]:
+        """Of each tile of a row in `columns`."""
         part = np.s_[:, row, columns.start : columns.stop]
-        offsets, counts = self.offsets[part].T.tolist(), self.counts[part].T.tolist()
-        return [tuple(zip(*planes, strict=True)) for planes in zip(offsets, counts, strict=True)]
+        return list(zip(self.offsets[part].T.tolist(), self.counts[part].T.tolist(), strict=True))
 
     @property
     def present(self) -> NDArray[np.bool_]:

@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.errors import SlideOpenError
-from wsi_seg.geometry import Box, Mpp, ceil_div
+from wsi_seg.geometry import Box, Level, Mpp, ceil_div
 from wsi_seg.slide.byte_file import ByteFile
 from wsi_seg.slide.fingerprint import sampled_sha256
 from wsi_seg.slide.limits import checked_levels
 from wsi_seg.slide.reduced_tiles import ReducedTable, with_reductions
 from wsi_seg.slide.resolution import stored_levels
 from wsi_seg.slide.stored import Description, StoredSlide, over_background
-from wsi_seg.slide.tiff_layout import TiffLayout, TileTable, read_layout
+from wsi_seg.slide.tiff_layout import Place, TiffLayout, TileTable, read_layout
 
 Tables = Sequence[TileTable | ReducedTable]
 
@@ -57,9 +57,18 @@ class TiffSlide(StoredSlide):
         levels = stored_levels(*checked_levels(path, sizes, list(tiles)))
         self._tables: Tables = self._stored
         if decode == "fast":
-            levels, self._tables = with_reductions(levels, self._stored, self._file.read)
+            levels, self._tables = self._with_reductions(path, levels)
         bounds = layout.tables[0].scanned
         super().__init__(path, Description(layout.vendor, levels, layout.mpp, bounds=bounds), mpp)
+
+    def _with_reductions(self, path: Path, levels: tuple[Level, ...]) -> tuple[tuple[Level, ...], Tables]:
+        try:
+            return with_reductions(levels, self._stored, self._file.read)
+        except OSError as error:
+            raise SlideOpenError(
+                f"{path} cannot be read: {error}", rule="its first tiles tell what --decode fast may do",
+                remedy="try again, or copy the file",
+            ) from error  # fmt: skip
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the tile tables, the file's size and a sample of its bytes."""
@@ -92,20 +101,21 @@ class TiffSlide(StoredSlide):
         target: NDArray[np.uint8],
         table: TileTable | ReducedTable,
         at: tuple[int, int],
-        places: Sequence[tuple[int, int]],
+        place: Place,
         part: tuple[slice, slice],
     ) -> None:
-        """Write a part of the tile at (row, column) to `target`, from (offset, bytes) per plane; else background."""
-        if any(offset == 0 for offset, _ in places):
+        """Write a part of the tile at (row, column) to `target`; background where none is stored."""
+        offsets, counts = place
+        if 0 in offsets:
             target[...] = self.background
             return
-        if any(count == 0 for _, count in places):
+        if 0 in counts:
             raise ValueError("it has a place in the file and no bytes there")  # not sparse: its encoder failed
-        for plane, (offset, count) in enumerate(places):
-            if count > table.most_bytes(at[0]):
-                raise ValueError(f"{count} bytes are stored for it, more than its pixels could need")
+        if max(counts) > table.most_bytes(at[0]):
+            raise ValueError(f"{max(counts)} bytes are stored for it, more than its pixels could need")
+        for plane, (offset, count) in enumerate(zip(offsets, counts, strict=True)):
             pixels = table.pixels(self._file.read(offset, count), *at)[part]
-            if len(places) > 1:
+            if len(offsets) > 1:
                 target[..., plane] = pixels[..., 0]
             elif pixels.shape[2] == 4:
                 over_background(pixels, self.background, target, alpha=table.alpha)

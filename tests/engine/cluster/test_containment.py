@@ -44,9 +44,9 @@ def pixels(small_slide: Path) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def workers(n: int = 2, memory: str = "3GB") -> Iterator[Connection]:
-    """Worker processes that give a task up after its first death, so that tests are quick."""
-    settings = SETTINGS | {"distributed.scheduler.allowed-failures": 0}
+def workers(n: int = 2, memory: str = "3GB", deaths: int = 1) -> Iterator[Connection]:
+    """Worker processes that give a task up after its first death, or so many, so that tests are quick."""
+    settings = SETTINGS | {"distributed.scheduler.allowed-failures": deaths - 1}
     with (
         dask.config.set(settings),
         LocalCluster(
@@ -156,7 +156,7 @@ def test_slides_beside_a_deadly_one_are_unharmed(
         DeadlySlide(pixels, PLACES),
         ArraySlide(pixels, mpp=0.5),
     ]
-    with workers() as connection:
+    with workers(deaths=2) as connection:  # those that only share a worker are suspects of one
         heard = carried_out(connection, assignments(tmp_path, null_model, *slides))
     assert [str(error) for error in heard.errors] == [heard.errors[0].args[0]]
     assert "opening and planning the slide ends its process: signal 9" in heard.errors[0].what
