@@ -70,51 +70,60 @@ def identity(side: int, repeats: int, log: Path = LOG) -> str:
     return table(f"identity model, {side:,}² px", header, rows, log)
 
 
-def unet(side: int, repeats: int, precision: str, overlaps: list[int], log: Path = LOG) -> str:
-    """Engine against predictor alone, in turns; both in tiles per second."""
+def unet(side: int, repeats: int, precision: str, overlaps: list[int | None], log: Path = LOG) -> str:
+    """Engine against predictor alone at the same tiles, in turns; overlap None: tiles as the plan chooses."""
     slide = synthetic(side)
     model = networks.unet(INPUTS / "unet16.onnx", networks.UnetShape(base_channels=16, depth=4, tile_size=512))
     in_precision(model, precision, slide)
     rows = []
     for overlap in overlaps:
-        window = "crop" if overlap >= 2 * networks.unet_halo(4) else "cosine"
-        ratios, inner, cpu_ratios, engine_rates, alone_rates, rest = [], [], [], [], [], []
+        window = "crop" if overlap is None or overlap >= 2 * networks.unet_halo(4) else "cosine"
+        name = "as the plan chooses: exact" if overlap is None else f"tile 512, overlap {overlap}, {window}"
+        tiling = () if overlap is None else ("--tile", 512, "--overlap", overlap, "--window", window)
+        options = ("--model", model, *tiling, "--precision", precision, "--no-skip")
+        plan = json.loads(cost_of(wsi_seg("plan", slide, "--json", *options)).output)
+        tile = plan["identity"]["grid"]["tile"]
+        alone_command = [*_MODULE, "benchmarks.predictor_alone", str(slide), str(model), precision, str(tile)]
+        pairs = []
         for _ in range(repeats):
-            alone_command = [*_MODULE, "benchmarks.predictor_alone", str(slide), str(model), precision]
-            measured = json.loads(cost_of(alone_command).output)
-            alone = measured["tiles_per_s"]
-            options = ("--overlap", overlap, "--window", window, "--precision", precision, "--no-skip")
-            cost, summary = run(slide, "--model", model, "--tile", 512, *options)
-            performance = summary["performance"]
-            n_tiles = sum(summary["tiles"].values())
-            engine_rates.append(n_tiles / cost.wall_s)
-            alone_rates.append(alone)
-            ratios.append(engine_rates[-1] / alone)
-            cpu_ratios.append(measured["cpu_s_per_tile"] / (cost.cpu_s / n_tiles))
-            inner.append(n_tiles / performance["seconds_working"] / alone)
-            stages = performance["stages"]
-            rest.append(sum(stages.get(name, 0.0) for name in AFTER_PREDICTION) / performance["seconds_of_tasks"])
+            alone = json.loads(cost_of(alone_command).output)
+            pairs.append(_against(alone, *run(slide, *options)))
+        alone_rates, rates, whole, working, cpu, rest = (median(list(column)) for column in zip(*pairs, strict=True))
         rows.append(
             (
-                f"overlap {overlap}, {window}",
-                f"{median(alone_rates):.2f}",
-                f"{median(engine_rates):.2f}",
-                f"{100 * median(ratios):.1f} %",
-                f"{100 * median(inner):.1f} %",
-                f"{100 * median(cpu_ratios):.1f} %",
-                f"{100 * median(rest):.2f} %",
+                f"{name}, tile {tile}" if overlap is None else name,
+                f"{alone_rates * tile**2 / 1e6:.2f}",
+                f"{rates * tile**2 / 1e6:.2f}",
+                f"{side**2 / 1e6 / plan['selection']['n_predicted'] * rates:.2f}",
+                *(f"{100 * share:.1f} %" for share in (whole, working, cpu)),
+                f"{100 * rest:.2f} %",
             )
         )
     header = (
         "tiling",
-        "predictor alone, tiles/s",
-        "engine, tiles/s",
+        "predictor alone, Mpx of tiles/s",
+        "engine",
+        "slide Mpx/s",
         "ratio, whole process",
         "ratio, work only",
         "ratio in CPU seconds per tile, whole process",
         "blend, label, pyramid, write: share of the tasks",
     )
-    return table(f"U-Net of 16 channels, {precision}, {side:,}² px, tile 512", header, rows, log)
+    return table(f"U-Net of 16 channels, {precision}, {side:,}² px", header, rows, log)
+
+
+def _against(alone: dict[str, float], cost: Cost, summary: dict[str, Any]) -> tuple[float, ...]:
+    """Tiles/s alone and of the whole process, their ratio, that of the work, of CPU seconds, and the rest's share."""
+    performance = summary["performance"]
+    n_tiles, stages = performance["n_predicted"], performance["stages"]
+    return (
+        alone["tiles_per_s"],
+        n_tiles / cost.wall_s,
+        n_tiles / cost.wall_s / alone["tiles_per_s"],
+        n_tiles / performance["seconds_working"] / alone["tiles_per_s"],
+        alone["cpu_s_per_tile"] / (cost.cpu_s / n_tiles),
+        sum(stages.get(name, 0.0) for name in AFTER_PREDICTION) / performance["seconds_of_tasks"],
+    )
 
 
 def in_precision(model: Path, precision: str, slide: Path) -> Path:
@@ -164,7 +173,7 @@ def main() -> None:
         if which == "identity":
             print(identity(asked.side or 20_480, asked.repeats, asked.log))
         elif which == "unet":
-            overlaps = asked.overlap or [64, 224]
+            overlaps = asked.overlap or [64, 224, None]
             print(unet(asked.side or 10_240, asked.repeats, asked.precision, overlaps, asked.log))
         elif which == "huge":
             print(huge(asked.side or 100_000, asked.log))

@@ -1,7 +1,7 @@
-"""How fast the predictor is when tiles lie ready: `python -m benchmarks.predictor_alone SLIDE MODEL PRECISION`.
+"""How fast the predictor is when tiles lie ready: `python -m benchmarks.predictor_alone SLIDE MODEL PRECISION [TILE]`.
 
-As many threads as cores call `predict` on prepared tiles, as the engine's workers do. Prints JSON {tiles_per_s,
-cpu_s_per_tile}.
+As many threads as cores call `predict` on prepared tiles, as the engine's workers do. TILE: their side,
+else the card's. Prints JSON {tiles_per_s, cpu_s_per_tile}.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ SECONDS = 15.0
 
 def main() -> None:
     """Measure and print."""
-    path, model, precision = sys.argv[1:4]
+    path, model, precision, *more = sys.argv[1:]
     n_threads = usable_cores()
     predictor = load_predictor(ModelSpec(model=model, precision=precision, threads=1, streams=n_threads))
     slide = open_slide(Path(path))
     assert slide.mpp is not None
     scale = choose_scale(slide.levels, slide.mpp, slide.bounds, predictor.card.mpp)
-    tiles = probe_tiles(slide, scale, slide.thumbnail(1024), predictor.card.tile_size)
+    tiles = probe_tiles(slide, scale, slide.thumbnail(1024), int(more[0]) if more else predictor.card.tile_size)
     with ThreadPoolExecutor(n_threads) as pool:
         list(pool.map(predictor.predict, [tiles[:1]] * n_threads))
         started, cpu_started = perf_counter(), process_time()
