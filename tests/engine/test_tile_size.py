@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from tests.engine.runs import Runs, assert_same_labels, pixels_of
 from wsi_seg.engine.events import Event, TaskDone
 from wsi_seg.engine.options import RunOptions
-from wsi_seg.engine.prepare import prepare
+from wsi_seg.engine.prepare import for_timing, prepare
 from wsi_seg.engine.run import run_slide
 from wsi_seg.engine.tile_size import largest_tile
 from wsi_seg.errors import PredictorOutOfMemory, RunStopped
+from wsi_seg.infer import ModelSpec, load_predictor
 from wsi_seg.infer.predictor import ProgramPredictor
 from wsi_seg.output.label_store import open_result
 from wsi_seg.slide import ArraySlide
@@ -154,3 +155,13 @@ class TestRuns:
         assert prepare(tissue, options).plan.grid.tile == 512
         run_slide(tissue, options, out=str(out))
         assert open_result(out).spec.tile_grid == (1, 1)
+
+
+def test_runtimes_are_measured_on_tiles_of_a_moderate_size(unet: str) -> None:
+    predictor = load_predictor(ModelSpec(unet, runtime="openvino"))
+    try:
+        for side, timed in ((256, 256), (512, 512), (2048, 512)):
+            probes = np.zeros((2, side, side, 3), np.uint8)
+            assert for_timing(predictor, probes).shape == (2, timed, timed, 3)
+    finally:
+        predictor.close()

@@ -47,6 +47,8 @@ THUMBNAIL_SIDE = 2048
 """Longest side of the thumbnail that tissue is looked for in, px."""
 N_PROBE_TILES = 4
 """Real tiles on which the model is measured before the run."""
+TIMED_SIDE = 512
+"""Side of the tiles on which runtimes are measured, px."""
 MEASURED_FROM_S = 30.0
 """Seconds of prediction from which runtimes are measured against each other, which takes some seconds."""
 
@@ -282,13 +284,25 @@ def _chosen(loaded: _Loaded, probes: NDArray[np.uint8], n_px: int) -> tuple[_Loa
         return as_it_is  # smaller batches are `fitting_batch`'s to find
     except PredictorError as error:  # it runs a made-up tile, and not this one: another runtime may
         failure = error
-    choice = choose_program(model, probes)
+    choice = choose_program(model, for_timing(predictor, probes))
     if choice.spec != kept:
         loaded.models.discard(predictor)
         return replace(loaded, model=choice.spec, predictor=loaded.models.load(choice.spec)), choice.notes()
     if failure is not None:
         raise failure
     return replace(loaded, model=choice.spec), choice.notes()
+
+
+def for_timing(predictor: Predictor, probes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The tiles (n, T, T, 3), cut to `TIMED_SIDE` px at most where the program takes any side.
+
+    Which runtime is faster does not depend on that, and larger ones take their time and memory in every runtime.
+    """
+    if any(predictor.fixed_input):
+        return probes
+    stride = predictor.card.output_stride
+    side = min(probes.shape[1], max(stride, TIMED_SIDE // stride * stride))
+    return np.ascontiguousarray(probes[:, :side, :side])
 
 
 def _refuse_hopeless(predictor: Predictor, options: RunOptions, workers: int) -> None:
