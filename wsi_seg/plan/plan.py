@@ -30,7 +30,7 @@ _FREE_TEXT = (
     "precision", "derived_from", "weights_sha256",
 )  # fmt: skip
 """Fields of the card that change no byte of a result, or do so only through another field of the identity."""
-WORTH_ENLARGING = (0.15, 4)
+WORTH_ENLARGING = (0.15, 8)
 """What larger tiles have to save: this share of the px predicted, since they take more memory, and so many tiles of the
 larger size, since trying it takes some."""
 
