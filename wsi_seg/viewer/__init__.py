@@ -1,0 +1,1 @@
+"""The browser viewer: a small server of tiles and one page."""
