@@ -1,0 +1,219 @@
+"""One thing that can be looked at: a slide, its labels, or both, and everything the page may ask about it.
+
+Owns what leaves the server about it: pixels, classes, areas, resolution, and the name that the user gave the slide. No
+path does, and of the slide's other metadata nothing (decision 51). Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_seg.card import SegmentationClass
+from wsi_seg.geometry import Box, Mpp
+from wsi_seg.output.result_spec import ResultSpec
+from wsi_seg.viewer.colouring import (
+    DIFFERENCE_RGBA,
+    SAME,
+    blended,
+    difference,
+    difference_png,
+    heat_png,
+    jpeg,
+    labels_png,
+)
+from wsi_seg.viewer.grid import ViewBox, ViewGrid
+from wsi_seg.viewer.sampling import Picture, sample_labels, sample_probability
+from wsi_seg.viewer.sources import LabelSource, SourceState
+
+if TYPE_CHECKING:
+    from wsi_seg.viewer.regions import RegionFile
+
+COMPARED_SIDE = 4096
+"""Longest side of the view on which the agreement of two label maps is counted, px."""
+_THUMBNAIL_SIDE = 512
+_KINDS = ("same", "gained", "lost", "changed", "analysed in one only")
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """A tile ready to be sent."""
+
+    content: bytes
+    media_type: str
+
+
+@dataclass(slots=True)
+class Shown:
+    """A slide with its labels; either may be missing, not both."""
+
+    id: str
+    """Opaque; made anew whenever the server starts."""
+    name: str
+    l0_size: tuple[int, int]
+    l0_mpp: Mpp | None
+    l0_origin: tuple[int, int]
+    """Level-0 px (y, x) from which coordinates in GeoJSON are counted: the corner of the scanned bounds."""
+    picture: Picture | None
+    labels: LabelSource | None
+    areas: dict[str, Any] | None = None
+    """What a finished result counted: `classes`, `analysed_mm2`, `not_analysed_mm2`."""
+    notes: list[str] = field(default_factory=list)
+    regions: RegionFile | None = None
+    predict_in: Callable[[tuple[float, float, float, float]], int] | None = None
+    """Where labels are predicted on demand: predicts those in a box (y0, x0, y1, x1) of level-0 px, and answers how many
+    blocks are still to come; -1 where that is more than is predicted on demand."""
+
+    @property
+    def grid(self) -> ViewGrid:
+        """The tiles of all its layers."""
+        return ViewGrid(self.l0_size)
+
+    def layer_tile(self, layer: str, view: ViewBox, hidden: Collection[int] = ()) -> Picked:
+        """A tile of `slide`, `labels` or `probability-N`. Raises KeyError where it has no such layer, WsiSegError."""
+        if layer == "slide" and self.picture is not None:
+            return Picked(jpeg(self.picture.read(view)), "image/jpeg")
+        if self.labels is None:
+            raise KeyError(layer)
+        if layer == "labels":
+            return Picked(self._labels_png(view, hidden), "image/png")
+        matched = re.fullmatch(r"probability-([0-9]{1,5})", layer)
+        if matched and int(matched[1]) < len(self._channels()):
+            return Picked(heat_png(sample_probability(self.labels, view, int(matched[1]))), "image/png")
+        raise KeyError(layer)
+
+    def difference_tile(self, other: Shown, view: ViewBox) -> Picked:
+        """A tile of what differs from `other` to this. Raises KeyError where they cannot be compared."""
+        return Picked(difference_png(self._difference(other, view)), "image/png")
+
+    def agreement(self, other: Shown) -> dict[str, Any]:
+        """Shares of px, counted on one view of the whole slide, that are the same or differ, and how."""
+        view = self.grid.whole(COMPARED_SIDE)
+        kinds = self._difference(other, view)
+        assert self.labels is not None
+        looked_at = self._sampled(view)[0] != self.labels.spec.not_analysed
+        looked_at |= kinds != SAME
+        counts = np.bincount(kinds[looked_at], minlength=len(_KINDS)).tolist()
+        total = max(1, sum(counts))
+        return {
+            "downsample": view.downsample,
+            "shares": [
+                {"kind": kind, "share": n / total, "colour": _css(colour)}
+                for kind, n, colour in zip(_KINDS, counts, DIFFERENCE_RGBA, strict=True)
+            ],
+        }
+
+    def thumbnail(self) -> Picked:
+        """All of it, small."""
+        view = self.grid.whole(_THUMBNAIL_SIDE)
+        height, width = view.box.size
+        pixels = np.full((height, width, 3), 255, np.uint8) if self.picture is None else self.picture.read(view)
+        if self.labels is not None:
+            pixels = blended(pixels, self._labels_png(view, {0}), 0.6)
+        return Picked(jpeg(pixels), "image/jpeg")
+
+    def at(self, l0_y: int, l0_x: int) -> dict[str, Any]:
+        """Class, and probabilities where stored, at a level-0 px."""
+        if self.labels is None:
+            return {"class": None}
+        view = ViewBox(Box.at(l0_y, l0_x, 1, 1), 1)
+        label = int(sample_labels(self.labels, view)[0, 0])
+        channels = range(len(self._channels()))
+        return {
+            "class": label if label < len(self._classes()) else None,
+            "probabilities": [int(sample_probability(self.labels, view, n)[0, 0]) / 255 for n in channels],
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """What the page needs, JSON-able."""
+        grid, y0x0y1x1 = self.grid, (0.0, 0.0, float(self.l0_size[0]), float(self.l0_size[1]))
+        return {
+            "id": self.id,
+            "name": self.name,
+            "size": list(self.l0_size),
+            "mpp": None if self.l0_mpp is None else [self.l0_mpp.y, self.l0_mpp.x],
+            "origin": list(self.l0_origin),
+            "max_level": grid.max_level,
+            "has_slide": self.picture is not None,
+            "has_labels": self.labels is not None,
+            "canvas": list(self.labels.spec.l0_box) if self.labels else list(y0x0y1x1),
+            "canvas_mpp": [self.labels.spec.mpp.y, self.labels.spec.mpp.x] if self.labels else None,
+            "classes": [{"name": entry.name, "colour": entry.colour} for entry in self._classes()],
+            "probabilities": self._channels(),
+            "is_live": self.predict_in is not None,
+            "keeps_regions": self.regions is not None,
+            "notes": self.notes,
+            "state": self.state(),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """How far the labels are, and the areas so far."""
+        if self.labels is None:
+            return {"version": "0", "finished": True, "areas": None}
+        state = self.labels.state()
+        return {
+            "version": state.version,
+            "finished": state.finished,
+            "done": state.n_done,
+            "tasks": state.n_tasks,
+            "areas": self._areas(state),
+        }
+
+    def _areas(self, state: SourceState) -> dict[str, Any] | None:
+        assert self.labels is not None
+        if state.counts is None:
+            return self.areas
+        *of_classes, absent = state.counts
+        pixel, total = self.labels.spec.pixel_mm2, max(1, sum(of_classes))
+        return {
+            "classes": [{"mm2": n * pixel, "percent": 100 * n / total} for n in of_classes],
+            "analysed_mm2": sum(of_classes) * pixel,
+            "not_analysed_mm2": absent * pixel,
+        }
+
+    def _labels_png(self, view: ViewBox, hidden: Collection[int]) -> bytes:
+        labels, spec = self._sampled(view)
+        return labels_png(labels, spec.classes, hidden, (view.box.y0, view.box.x0))
+
+    def _sampled(self, view: ViewBox) -> tuple[NDArray[Any], ResultSpec]:
+        if self.labels is None:
+            raise KeyError("labels")
+        return sample_labels(self.labels, view), self.labels.spec
+
+    def _difference(self, other: Shown, view: ViewBox) -> NDArray[np.uint8]:
+        if other.l0_size != self.l0_size:
+            raise KeyError("slides of different sizes")
+        before, spec_before = other._sampled(view)
+        after, spec = self._sampled(view)
+        absent = 1 << 20
+        one = _renamed(before, spec_before, [entry.name for entry in spec.classes], absent)
+        return difference(one, np.where(after == spec.not_analysed, absent, after.astype(np.int64)), absent)
+
+    def _classes(self) -> tuple[SegmentationClass, ...]:
+        return self.labels.spec.classes if self.labels else ()
+
+    def _channels(self) -> list[str]:
+        """Names of the stored probability channels."""
+        if self.labels is None or not self.labels.spec.probabilities:
+            return []
+        names = [entry.name for entry in self._classes()]
+        return names if self.labels.spec.n_channels == len(names) else names[-self.labels.spec.n_channels :]
+
+
+def _renamed(labels: NDArray[Any], spec: ResultSpec, names: list[str], absent: int) -> NDArray[np.int64]:
+    """Labels as indices of the classes `names`; classes of other names get indices of their own."""
+    table = np.full(int(np.iinfo(spec.dtype).max) + 1, absent, np.int64)
+    for index, entry in enumerate(spec.classes):
+        table[index] = names.index(entry.name) if entry.name in names else len(names) + index
+    table[spec.not_analysed] = absent
+    renamed: NDArray[np.int64] = table[labels]
+    return renamed
+
+
+def _css(colour: tuple[int, int, int, int]) -> str:
+    return f"rgb({colour[0]} {colour[1]} {colour[2]} / {colour[3] / 255:.2f})"

@@ -1,0 +1,81 @@
+// The layers of one pane. All of them lie on the grid of the slide's level 0, so none can be shifted against another.
+
+const TILE = 512;
+
+export class Layers {
+  constructor(osd, shown) {
+    this.osd = osd;
+    this.shown = shown;
+    this.items = {}; // layer -> TiledImage
+    this.wanted = {}; // layer -> { address, opacity }
+  }
+
+  // A layer with tiles at `address(level, row, column)`; what was there before stays until the new tiles are here.
+  set(layer, key, address, opacity) {
+    const before = this.wanted[layer];
+    this.wanted[layer] = { key, opacity };
+    if (before?.key === key) {
+      this.setOpacity(layer, opacity);
+      return;
+    }
+    const [height, width] = this.shown.size;
+    const most = this.shown.max_level;
+    const source = {
+      width, height, tileSize: TILE, tileOverlap: 0, minLevel: Math.max(0, most - Math.max(0, most - 8)), maxLevel: most,
+      getTileUrl: (level, x, y) => address(level, y, x),
+    };
+    if (source.minLevel > most) source.minLevel = most;
+    this.osd.addTiledImage({
+      tileSource: source, x: 0, y: 0, width: 1, opacity,
+      success: ({ item }) => this.#arrived(layer, key, item),
+    });
+  }
+
+  remove(layer) {
+    delete this.wanted[layer];
+    const item = this.items[layer];
+    delete this.items[layer];
+    if (item) this.osd.world.removeItem(item);
+  }
+
+  setOpacity(layer, opacity) {
+    if (this.wanted[layer]) this.wanted[layer].opacity = opacity;
+    this.items[layer]?.setOpacity(opacity);
+  }
+
+  #arrived(layer, key, item) {
+    const wanted = this.wanted[layer];
+    if (!wanted || wanted.key !== key) { // something else was asked for in the meantime
+      this.osd.world.removeItem(item);
+      return;
+    }
+    const before = this.items[layer];
+    this.items[layer] = item;
+    this.#sort();
+    if (!before) { item.setOpacity(wanted.opacity); return; }
+    // Both at once would be twice as strong: the new one is drawn once all of it is here.
+    item.setOpacity(0.001);
+    item.setPreload(true);
+    const swap = () => {
+      if (!this.osd.world.getItemCount() || this.osd.world.getIndexOfItem(item) < 0) return;
+      item.setOpacity(this.wanted[layer]?.opacity ?? 0);
+      if (this.osd.world.getIndexOfItem(before) >= 0) this.osd.world.removeItem(before);
+    };
+    let done = false;
+    const once = () => { if (!done) { done = true; swap(); } };
+    if (item.getFullyLoaded()) once();
+    else {
+      item.addHandler("fully-loaded-change", ({ fullyLoaded }) => { if (fullyLoaded) once(); });
+      setTimeout(once, 4000);
+    }
+  }
+
+  #sort() {
+    const order = ["slide", "labels", "heat", "difference"];
+    let index = 0;
+    for (const layer of order) {
+      const item = this.items[layer];
+      if (item && this.osd.world.getIndexOfItem(item) >= 0) this.osd.world.setItemIndex(item, index++);
+    }
+  }
+}

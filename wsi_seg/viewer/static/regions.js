@@ -1,0 +1,99 @@
+// Polygons drawn over the slide: kept in level-0 px (x, y), written as GeoJSON the way QuPath does.
+
+export class Regions {
+  constructor(canvas, toScreen, changed) {
+    this.canvas = canvas;
+    this.toScreen = toScreen; // level-0 (x, y) -> px of the canvas' element
+    this.changed = changed;
+    this.list = []; // { rings: [[[x, y], …]], name, colour }
+    this.open = null; // points of the polygon being drawn
+    this.pointer = null;
+  }
+
+  begin(name, colour) { this.open = { rings: [[]], name, colour }; this.draw(); }
+
+  addPoint(x, y) { this.open?.rings[0].push([x, y]); this.draw(); }
+
+  takeBack() { this.open?.rings[0].pop(); this.draw(); }
+
+  giveUp() { this.open = null; this.draw(); }
+
+  // True where a polygon of three different points or more was closed.
+  close() {
+    const open = this.open;
+    this.open = null;
+    const ring = (open?.rings[0] ?? []).filter((point, n, all) => n === 0 || point[0] !== all[n - 1][0] || point[1] !== all[n - 1][1]);
+    if (ring.length >= 3) {
+      this.list.push({ ...open, rings: [ring] });
+      this.changed();
+    }
+    this.draw();
+    return ring.length >= 3;
+  }
+
+  remove(index) { this.list.splice(index, 1); this.changed(); this.draw(); }
+
+  // Coordinates of GeoJSON are counted from the corner of the scanned bounds, `origin` as (y, x).
+  toGeoJson([y0, x0]) {
+    const features = this.list.map((region) => ({
+      type: "Feature",
+      geometry: { type: "Polygon", coordinates: region.rings.map((ring) => [...ring, ring[0]].map(([x, y]) => [x - x0, y - y0])) },
+      properties: {
+        objectType: "annotation",
+        ...(region.name ? { classification: { name: region.name, color: rgb(region.colour) } } : {}),
+      },
+    }));
+    return { type: "FeatureCollection", features };
+  }
+
+  addGeoJson(content, [y0, x0]) {
+    const features = content.type === "FeatureCollection" ? content.features : Array.isArray(content) ? content : [content];
+    for (const feature of features) {
+      const geometry = feature.geometry ?? feature;
+      const polygons = geometry.type === "Polygon" ? [geometry.coordinates] : geometry.type === "MultiPolygon" ? geometry.coordinates : null;
+      if (!polygons) throw new Error(`a ${geometry.type}: regions are polygons`);
+      const found = feature.properties?.classification;
+      for (const rings of polygons) {
+        this.list.push({
+          rings: rings.map((ring) => ring.slice(0, -1).map(([x, y]) => [x + x0, y + y0])),
+          name: found?.name ?? "", colour: hex(found?.color),
+        });
+      }
+    }
+    this.changed();
+    this.draw();
+  }
+
+  draw() {
+    const { canvas } = this;
+    const scale = window.devicePixelRatio || 1;
+    const width = Math.round(canvas.clientWidth * scale), height = Math.round(canvas.clientHeight * scale);
+    if (canvas.width !== width || canvas.height !== height) { canvas.width = width; canvas.height = height; }
+    const context = canvas.getContext("2d");
+    context.setTransform(scale, 0, 0, scale, 0, 0);
+    context.clearRect(0, 0, width, height);
+    for (const region of this.list) this.#draw(context, region, true);
+    if (this.open) this.#draw(context, this.open, false);
+  }
+
+  #draw(context, region, closed) {
+    context.beginPath();
+    for (const ring of region.rings) {
+      const points = ring.map(([x, y]) => this.toScreen(x, y));
+      if (!closed && this.pointer) points.push(this.pointer);
+      points.forEach(([x, y], n) => (n ? context.lineTo(x, y) : context.moveTo(x, y)));
+      if (closed) context.closePath();
+    }
+    context.lineWidth = 4; context.strokeStyle = "#fffc"; context.stroke();
+    context.lineWidth = 2; context.strokeStyle = region.colour || "#000"; context.stroke();
+  }
+}
+
+function rgb(colour) {
+  return [1, 3, 5].map((at) => parseInt((colour || "#000000").slice(at, at + 2), 16));
+}
+
+function hex(colour) {
+  if (!Array.isArray(colour)) return "#000000";
+  return "#" + colour.slice(0, 3).map((value) => Number(value).toString(16).padStart(2, "0")).join("");
+}
