@@ -50,6 +50,7 @@ CONFINED = {
     "coremltools": {"wsi_seg/export/coreml_package.py"},
     "shapely": {"wsi_seg/plan/roi.py"},
     "dask": {
+        "wsi_seg/engine/on_demand_array.py",
         "wsi_seg/engine/schedule.py",
         "wsi_seg/engine/cluster/connecting.py",
         "wsi_seg/engine/cluster/queueing.py",
