@@ -9,7 +9,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from tests.output.making import Made, RUN, begin, difference, make_spec
+from tests.output.making import RUN, Made, difference, make_spec
 from wsi_seg.card import SegmentationClass
 from wsi_seg.geometry import Mpp, PyramidLayout
 from wsi_seg.output.label_store import Result, create_result
@@ -58,7 +58,14 @@ def begin_squares(out: Path, factor: int = 2, **changes: Any) -> Made:
         labels.shape,
         mpp=Mpp(0.25 * factor, 0.25 * factor),
         l0_mpp=Mpp(0.25, 0.25),
-        **{"l0_offset": (0.0, 0.0), "l0_size": L0_SIZE, "l0_bounds": (0, 0), "classes": CLASSES, "name": "squares.tif", **changes},
+        **{
+            "l0_offset": (0.0, 0.0),
+            "l0_size": L0_SIZE,
+            "l0_bounds": (0, 0),
+            "classes": CLASSES,
+            "name": "squares.tif",
+            **changes,
+        },
     )
     run = open_run(out, RUN, difference)
     create_result(run.path, spec)
@@ -75,4 +82,3 @@ def write_squares(out: Path, factor: int = 2, **changes: Any) -> Result:
     return made.finish()
 
 
-__all__ = ["begin"]

@@ -71,7 +71,7 @@ def test_tiles_of_both_layers_lie_on_each_other(client: httpx.Client) -> None:
     shown = the_id(client)
     slide = rgba(client.get(f"/tile/{shown}/slide/{TOP}/0/0"))[..., 0]
     labels = rgba(client.get(f"/tile/{shown}/labels/{TOP}/0/0?hide=0"))
-    assert slide.shape == (512, 512)
+    assert slide.shape == (513, 513)  # one px in common with each neighbour
     assert ((slide < 128) == (labels[..., 3] > 0)).mean() > 0.9995  # JPEG, at edges
     y, x = SQUARES[0]
     assert labels[y, x].tolist() == [255, 0, 0, 255]
@@ -263,7 +263,9 @@ def test_ten_thousand_bent_addresses_give_nothing_away(treasure: Path, serve: Ca
     assert statuses[b"200"] > N_FUZZED / 20
 
 
-def test_no_label_or_macro_and_no_metadata_in_anything_that_is_served(treasure: Path, serve: Callable[..., Any]) -> None:
+def test_no_label_or_macro_and_no_metadata_in_anything_that_is_served(
+    treasure: Path, serve: Callable[..., Any]
+) -> None:
     gallery = Gallery.open(Wishes([str(treasure / "squares.seg.zarr"), str(treasure / "squares.tif")]))
     with serve(gallery) as where, httpx.Client(base_url=where) as client:
         for shown in client.get("/api").json():

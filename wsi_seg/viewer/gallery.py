@@ -120,7 +120,7 @@ class Gallery:
             from wsi_seg.viewer.live import open_live
 
             labels = open_live(slide, self.wishes.live)
-            return replace(_of_spec(labels.spec, labels, SlidePicture(slide)), predict_in=labels.look_at)
+            return replace(_of_spec(labels.spec, labels, SlidePicture(slide)), predict_in=labels.predict_in)
         bounds = slide.bounds
         return Shown(
             _new_id(), path.name, slide.levels[0].size, slide.mpp, (bounds.y0, bounds.x0), SlidePicture(slide), None

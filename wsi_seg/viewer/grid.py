@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from wsi_seg.geometry import Box, ceil_div
 
 TILE = 512
-"""Side of a tile, px."""
+"""Distance between tiles, px."""
+OVERLAP = 1
+"""Px that a tile has in common with each neighbour. Of tiles without any, OpenSeadragon enlarges each by a px of the
+screen, so that no gaps show: everything in them would be shifted by up to that px."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class ViewGrid:
 
     >>> grid = ViewGrid((1000, 3000))
     >>> grid.max_level, grid.tile(12, 1, 5), grid.tile(0, 0, 0)
-    (12, ViewBox(box=Box(y0=512, x0=2560, y1=1000, x1=3000), downsample=1), ViewBox(box=Box(y0=0, x0=0, y1=1, x1=1), downsample=4096))
+    (12, ViewBox(box=Box(y0=511, x0=2559, y1=1000, x1=3000), downsample=1), ViewBox(box=Box(y0=0, x0=0, y1=1, x1=1), downsample=4096))
     """  # noqa: E501
 
     l0_size: tuple[int, int]
@@ -38,15 +41,15 @@ class ViewGrid:
         return (max(self.l0_size) - 1).bit_length()
 
     def tile(self, level: int, row: int, column: int) -> ViewBox:
-        """The box of a tile, cut at the end of the picture. Raises KeyError where there is no such tile."""
+        """The box of a tile with its overlap, cut at the ends of the picture. Raises KeyError where there is no such tile."""
         if not 0 <= level <= self.max_level:
             raise KeyError(level)
         downsample = 1 << (self.max_level - level)
         height, width = (ceil_div(side, downsample) for side in self.l0_size)
-        box = Box.at(row * TILE, column * TILE, TILE, TILE).intersect(Box(0, 0, height, width))
-        if row < 0 or column < 0 or box.is_empty:
+        whole, own = Box(0, 0, height, width), Box.at(row * TILE, column * TILE, TILE, TILE)
+        if row < 0 or column < 0 or own.intersect(whole).is_empty:
             raise KeyError((row, column))
-        return ViewBox(box, downsample)
+        return ViewBox(own.grown(OVERLAP).intersect(whole), downsample)
 
     def whole(self, longest_side: int) -> ViewBox:
         """All of the slide, at the finest level whose longest side is at most `longest_side` px."""

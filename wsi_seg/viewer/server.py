@@ -110,7 +110,8 @@ class _Pages:
         if predict is None:
             raise KeyError("live")
         y0, x0, y1, x1 = _numbers(request, "y0", "x0", "y1", "x1")
-        return JSONResponse({"to_come": predict((y0, x0, y1, x1))})
+        page = str(_number(request.query_params.get("page", "0")))
+        return JSONResponse({"to_come": predict((y0, x0, y1, x1), page)})
 
     def agreement(self, request: Request) -> Response:
         """How far two label maps agree."""

@@ -65,9 +65,9 @@ class Shown:
     """What a finished result counted: `classes`, `analysed_mm2`, `not_analysed_mm2`."""
     notes: list[str] = field(default_factory=list)
     regions: RegionFile | None = None
-    predict_in: Callable[[tuple[float, float, float, float]], int] | None = None
-    """Where labels are predicted on demand: predicts those in a box (y0, x0, y1, x1) of level-0 px, and answers how many
-    blocks are still to come; -1 where that is more than is predicted on demand."""
+    predict_in: Callable[[tuple[float, float, float, float], str], int] | None = None
+    """Where labels are predicted on demand: predicts those in a box (y0, x0, y1, x1) of level-0 px that a page looks
+    at, and answers how many blocks are still to come; -1 where that is more than is predicted on demand."""
 
     @property
     def grid(self) -> ViewGrid:

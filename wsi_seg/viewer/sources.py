@@ -20,6 +20,8 @@ from wsi_seg.output.label_store import Result, open_result
 from wsi_seg.output.result_spec import ROOT, ResultSpec
 from wsi_seg.output.run_directory import Markers, partial_path, stored_identity
 from wsi_seg.output.store import Location, location_of, store_at
+
+
 @dataclass(frozen=True, slots=True)
 class SourceState:
     """How far a source is."""

@@ -1,6 +1,7 @@
 // The layers of one pane. All of them lie on the grid of the slide's level 0, so none can be shifted against another.
 
 const TILE = 512;
+const OVERLAP = 1; // both as in grid.py
 
 export class Layers {
   constructor(osd, shown) {
@@ -21,10 +22,10 @@ export class Layers {
     const [height, width] = this.shown.size;
     const most = this.shown.max_level;
     const source = {
-      width, height, tileSize: TILE, tileOverlap: 0, minLevel: Math.max(0, most - Math.max(0, most - 8)), maxLevel: most,
+      width, height, tileSize: TILE, tileOverlap: OVERLAP, minLevel: Math.min(8, most), maxLevel: most,
       getTileUrl: (level, x, y) => address(level, y, x),
+      hasTransparency: () => layer !== "slide",
     };
-    if (source.minLevel > most) source.minLevel = most;
     this.osd.addTiledImage({
       tileSource: source, x: 0, y: 0, width: 1, opacity,
       success: ({ item }) => this.#arrived(layer, key, item),

@@ -8,6 +8,7 @@ const id = location.pathname.split("/").pop();
 const api = `../api/${id}`;
 let shown = await fetchJson(api);
 let version = shown.state.version;
+const page = Math.floor(Math.random() * 1e8); // several pages may look at once
 
 // ---- what is to be seen; all of it stands in the permalink
 const wish = { slide: true, labels: true, opacity: 55, hidden: new Set(shown.classes.length > 1 ? [0] : []), heat: "", other: "", mode: "difference" };
@@ -27,7 +28,7 @@ function readLink() {
 function writeLink() {
   const { x, y, zoom } = place();
   const link = new URLSearchParams({
-    x: x.toFixed(1), y: y.toFixed(1), zoom: zoom.toPrecision(6), slide: wish.slide ? 1 : 0, labels: wish.labels ? 1 : 0,
+    x: x.toFixed(2), y: y.toFixed(2), zoom: zoom.toPrecision(7), slide: wish.slide ? 1 : 0, labels: wish.labels ? 1 : 0,
     opacity: wish.opacity, hide: [...wish.hidden].join("."),
   });
   if (wish.heat !== "") link.set("heat", wish.heat);
@@ -39,7 +40,8 @@ function writeLink() {
 function makeOsd(where) {
   return OpenSeadragon({
     element: by(where), drawer: "canvas", prefixUrl: "../static/", showNavigationControl: false, showNavigator: where === "osd-left",
-    navigatorPosition: "TOP_RIGHT", navigatorSizeRatio: 0.18, animationTime: 0.4, maxZoomPixelRatio: 16, minZoomImageRatio: 0.8, visibilityRatio: 0.3,
+    navigatorPosition: "TOP_RIGHT", navigatorBackground: "#fff", navigatorBorderColor: "#d0d7de", navigatorDisplayRegionColor: "#0072b2", navigatorSizeRatio: 0.18, animationTime: 0.4, maxZoomPixelRatio: 16, minZoomImageRatio: 0.8, visibilityRatio: 0.3,
+    minPixelRatio: 0.51, // at a half, a quarter, … the level of that very size, px for px
     imageLoaderLimit: 8, maxImageCacheCount: 400, gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
     crossOriginPolicy: "Anonymous", immediateRender: true, subPixelRoundingForTransparency: 2, debugMode: false,
   });
@@ -101,7 +103,7 @@ function renderBeside(hide, opacity) {
     const other = makeOsd("osd-right");
     beside = { id: wish.other, osd: other, layers: new Layers(other, shown) };
     follow(osd, other); follow(other, osd);
-    other.addOnceHandler("tile-loaded", () => copyPlace(osd, other));
+    other.addOnceHandler("tile-loaded", () => { copyPlace(osd, other); smooth = null; smoothing(); });
   }
   beside.layers.set("slide", "slide", tiles(id, "slide"), shown.has_slide && wish.slide ? 1 : 0);
   beside.layers.set("labels", hide, tiles(wish.other, "labels", hide), opacity);
@@ -146,6 +148,18 @@ function toggleClass(index) {
 }
 
 // ---- scale bar, cursor
+let smooth = null;
+function smoothing() { // labels are never smoothed where their px can be seen
+  const wanted = place().zoom < 1;
+  if (wanted === smooth) return;
+  smooth = wanted;
+  for (const drawer of [osd.drawer, beside?.osd.drawer]) {
+    if (!drawer) continue;
+    if (drawer.sketchContext) drawer.sketchContext.imageSmoothingEnabled = wanted; // OpenSeadragon 6.1.1 forgets it
+    drawer.setImageSmoothingEnabled(wanted);
+  }
+}
+
 function renderScale() {
   if (!shown.mpp || !osd.viewport) { by("scale").hidden = true; return; }
   const pxPerUm = place().zoom / shown.mpp[1];
@@ -275,9 +289,9 @@ async function look() {
   const bounds = osd.viewport.getBounds(true);
   const [x0, y0] = fromViewport(bounds.getTopLeft()), [x1, y1] = fromViewport(bounds.getBottomRight());
   const box = [[y0, l0Height], [x0, l0Width], [y1, l0Height], [x1, l0Width]].map(([value, most]) => Math.round(Math.min(Math.max(value, 0), most)));
-  const answer = await fetchJson(`${api}/look/${box.join("/")}`).catch(() => null);
+  const answer = await fetchJson(`${api}/look/${box.join("/")}?page=${page}`).catch(() => null);
   if (!answer) return;
-  by("progress").textContent = answer.to_come < 0 ? "zoom in: what is in sight is predicted then" : answer.to_come ? `predicting ${answer.to_come} blocks in sight` : "all in sight is predicted";
+  by("progress").textContent = answer.to_come < 0 ? "zoom in: what is in sight is predicted then" : answer.to_come ? `predicting: ${answer.to_come} to come in sight` : "all in sight is predicted";
 }
 
 // ---- wiring
@@ -348,13 +362,11 @@ osd.world.addOnceHandler("add-item", () => {
     const [y0, x0, y1, x1] = shown.canvas; // of a slide with bounds, what was scanned
     osd.viewport.fitBounds(new OpenSeadragon.Rect(x0 / l0Width, y0 / l0Width, (x1 - x0) / l0Width, (y1 - y0) / l0Width), true);
   }
-  renderScale(); look(); renderAgreement();
+  smoothing(); renderScale(); look(); renderAgreement();
 });
-osd.addHandler("update-viewport", () => { renderScale(); regions.draw(); });
+osd.addHandler("update-viewport", () => { smoothing(); renderScale(); regions.draw(); });
 osd.addHandler("animation-finish", () => { writeLink(); look(); });
-osd.addHandler("zoom", () => { // labels are never smoothed where their px can be seen
-  osd.drawer?.setImageSmoothingEnabled(place().zoom < 1);
-});
+osd.addHandler("zoom", smoothing);
 osd.addHandler("canvas-click", (event) => {
   if (!regions.open) return;
   event.preventDefaultAction = true;
