@@ -78,7 +78,9 @@ class Page:
 
     def canvas(self) -> NDArray[np.uint8]:
         """What is drawn in the left pane, (h, w, 3), without what lies over it."""
-        self.page.evaluate("document.querySelectorAll('.navigator, .scale, .cursor').forEach(e => e.style.visibility = 'hidden')")
+        self.page.evaluate(
+            "document.querySelectorAll('.navigator, .scale, .cursor').forEach(e => e.style.visibility = 'hidden')"
+        )
         content = self.page.locator("#left").screenshot()
         return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 

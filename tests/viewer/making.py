@@ -80,5 +80,3 @@ def write_squares(out: Path, factor: int = 2, **changes: Any) -> Result:
     made = begin_squares(out, factor, **changes)
     made.write_all()
     return made.finish()
-
-

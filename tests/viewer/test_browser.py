@@ -13,9 +13,9 @@ import pytest
 
 from tests.viewer.browser import Page, keep, opened_browser
 from tests.viewer.making import L0_SIZE, SIDE, SQUARES, begin_squares, write_squares
+from wsi_seg.geometry import Box
 from wsi_seg.output.label_store import Result
 from wsi_seg.plan import read_roi
-from wsi_seg.geometry import Box
 from wsi_seg.viewer.gallery import Gallery, Wishes
 
 RED = np.array([255, 0, 0])
@@ -167,7 +167,9 @@ def test_the_preview_follows_a_run_until_it_ends(
         assert not (page.canvas() == RED).all(-1).any()
         y, x = SQUARES[0]
         made.write_task(0, y // 2 // layout.block, x // 2 // layout.block)
-        page.page.wait_for_function("() => document.getElementById('progress').textContent.includes('1 of')", timeout=20_000)
+        page.page.wait_for_function(
+            "() => document.getElementById('progress').textContent.includes('1 of')", timeout=20_000
+        )
         page.settled()
         first = (np.abs(page.canvas().astype(int) - RED).max(-1) < 40).sum()
         assert first == pytest.approx((SIDE * 0.4) ** 2, rel=0.2)

@@ -41,7 +41,7 @@ class ViewGrid:
         return (max(self.l0_size) - 1).bit_length()
 
     def tile(self, level: int, row: int, column: int) -> ViewBox:
-        """The box of a tile with its overlap, cut at the ends of the picture. Raises KeyError where there is no such tile."""
+        """A tile with its overlap, cut at the ends of the picture. Raises KeyError where there is no such tile."""
         if not 0 <= level <= self.max_level:
             raise KeyError(level)
         downsample = 1 << (self.max_level - level)

@@ -40,7 +40,7 @@ function writeLink() {
 function makeOsd(where) {
   return OpenSeadragon({
     element: by(where), drawer: "canvas", prefixUrl: "../static/", showNavigationControl: false, showNavigator: where === "osd-left",
-    navigatorPosition: "TOP_RIGHT", navigatorBackground: "#fff", navigatorBorderColor: "#d0d7de", navigatorDisplayRegionColor: "#0072b2", navigatorSizeRatio: 0.18, animationTime: 0.4, maxZoomPixelRatio: 16, minZoomImageRatio: 0.8, visibilityRatio: 0.3,
+    navigatorPosition: "TOP_RIGHT", navigatorBackground: "#fff", navigatorBorderColor: "#d0d7de", navigatorDisplayRegionColor: "#0072b2", navigatorSizeRatio: 0.18, animationTime: 0.4, maxZoomPixelRatio: 16, minZoomImageRatio: 0.8, visibilityRatio: 0.3, preserveViewport: true,
     minPixelRatio: 0.51, // at a half, a quarter, … the level of that very size, px for px
     imageLoaderLimit: 8, maxImageCacheCount: 400, gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
     crossOriginPolicy: "Anonymous", immediateRender: true, subPixelRoundingForTransparency: 2, debugMode: false,

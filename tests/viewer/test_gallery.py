@@ -1,0 +1,139 @@
+"""What a server shows: results, folders, and the slides that belong to them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.viewer.making import begin_squares, write_squares
+from wsi_seg.cli.main import main
+from wsi_seg.errors import CorruptOutputError, SlideOpenError, UsageError
+from wsi_seg.output.label_store import Result
+from wsi_seg.viewer.gallery import Gallery, Wishes
+from wsi_seg.viewer.regions import RegionFile
+from wsi_seg.viewer.sampling import SlidePicture, SmallPicture
+
+
+def only(gallery: Gallery):  # type: ignore[no-untyped-def]
+    (shown,) = gallery
+    return shown
+
+
+def test_the_slide_beside_a_result_is_found(squares: Result) -> None:
+    shown = only(Gallery.open(Wishes([str(squares.path)])))
+    assert isinstance(shown.picture, SlidePicture)
+    assert shown.notes == []
+
+
+def test_without_its_slide_a_result_shows_its_small_picture(tmp_path: Path) -> None:
+    shown = only(Gallery.open(Wishes([str(write_squares(tmp_path / "a" / "b" / "c.seg.zarr").path)])))
+    assert isinstance(shown.picture, SmallPicture)
+    assert "--slide" in shown.notes[0]
+
+
+@pytest.mark.parametrize("given", ["file", "folder"])
+def test_slides_are_taken_from_where_they_are_said_to_be(given: str, squares_slide: Path, tmp_path: Path) -> None:
+    result = write_squares(tmp_path / "a" / "b" / "c.seg.zarr")
+    slides = [squares_slide if given == "file" else squares_slide.parent]
+    assert isinstance(only(Gallery.open(Wishes([str(result.path)], slides))).picture, SlidePicture)
+
+
+def test_a_slide_of_another_size_is_refused(small_slide: Path, tmp_path: Path) -> None:
+    result = write_squares(tmp_path / "a" / "b" / "c.seg.zarr")
+    with pytest.raises(UsageError, match="1600 x 2048"):
+        Gallery.open(Wishes([str(result.path)], [small_slide]))
+
+
+def test_a_slide_of_other_content_is_told(squares_slide: Path, tmp_path: Path) -> None:
+    from tests.engine.runs import Runs
+
+    shutil.copy(squares_slide, tmp_path / "squares.tif")
+    result = Runs(tmp_path)(tmp_path / "squares.tif", model="he-stain")
+    assert only(Gallery.open(Wishes([str(result.path)]))).notes == []
+    import tifffile
+
+    other = np.full((1600, 2048, 3), 99, np.uint8)
+    tifffile.imwrite(tmp_path / "squares.tif", other, tile=(256, 256), photometric="rgb", resolution=(4e4, 4e4), resolutionunit="CENTIMETER")  # fmt: skip
+    assert "not the one" in only(Gallery.open(Wishes([str(result.path)]))).notes[0]
+
+
+def test_a_folder_shows_its_results_as_they_come(tmp_path: Path) -> None:
+    write_squares(tmp_path / "a.seg.zarr", name="a")
+    begin_squares(tmp_path / "b.seg.zarr", name="b")
+    (tmp_path / "c.seg.zarr").mkdir()  # just begun
+    gallery = Gallery.open(Wishes([str(tmp_path)]))
+    assert [shown.name for shown in gallery] == ["a", "b"]
+    before = [shown.id for shown in gallery]
+    (tmp_path / "c.seg.zarr").rmdir()
+    write_squares(tmp_path / "c.seg.zarr", name="c")
+    gallery.refresh()
+    assert [shown.name for shown in gallery] == ["a", "b", "c"]
+    assert [shown.id for shown in gallery][:2] == before
+
+
+def test_places_that_cannot_be_shown_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no result in"):
+        Gallery.open(Wishes([str(tmp_path)]))
+    with pytest.raises(CorruptOutputError):
+        Gallery.open(Wishes([str(tmp_path / "missing.seg.zarr")]))
+    with pytest.raises(SlideOpenError):
+        Gallery.open(Wishes([str(tmp_path / "missing.svs")]))
+
+
+def test_a_slide_alone_can_be_looked_at(squares_slide: Path) -> None:
+    shown = only(Gallery.open(Wishes([str(squares_slide)])))
+    assert shown.labels is None
+    assert shown.describe()["classes"] == []
+
+
+def test_regions_are_checked_before_they_replace_a_file(tmp_path: Path) -> None:
+    kept = RegionFile(tmp_path / "r.geojson")
+    assert kept.load()["features"] == []
+    ring = [[0, 0], [4, 0], [4, 4], [0, 0]]
+    sound = {"type": "FeatureCollection", "features": [{"type": "Polygon", "coordinates": [ring]}]}
+    assert kept.save(json.dumps(sound).encode()) == 1
+    before = kept.path.read_bytes()
+    point = {**sound, "features": [{"type": "Point", "coordinates": [0, 0]}]}
+    for bad in (b"{", b"[]", b'{"type": "FeatureCollection"}', b"[" * 10**5, json.dumps(point).encode()):
+        with pytest.raises(UsageError):
+            kept.save(bad)
+        assert kept.path.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["r.geojson"]
+    with pytest.raises(UsageError, match="geojson"):
+        RegionFile(tmp_path / "slide.svs")
+
+
+def test_the_command_serves_until_it_is_interrupted(squares: Result, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "wsi_seg.cli", "view", str(squares.path), "--port", "0", "--token"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    ) as process:
+        assert process.stdout is not None
+        where = process.stdout.readline().strip()
+        base, _, token = where.partition("?token=")
+        with httpx.Client(headers={"Authorization": f"Bearer {token}"}) as client:
+            assert client.get(f"{base}api").json()[0]["name"] == "squares.tif"
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode in (0, 130)
+
+
+def test_a_port_that_is_taken_is_said(squares: Result, capsys: pytest.CaptureFixture[str]) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(SystemExit) as ended:
+            main(["view", str(squares.path), "--port", str(taken.getsockname()[1])])
+    assert ended.value.code == 2
+    assert "in use" in capsys.readouterr().err
