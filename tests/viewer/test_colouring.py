@@ -71,5 +71,6 @@ def test_differences_are_told_apart() -> None:
 
 
 def test_an_overlay_is_mixed_by_its_opacity() -> None:
-    overlay = labels_png(np.array([[0, 1]], np.uint8), [SegmentationClass("a", "#000000"), SegmentationClass("b", "#ffffff")], {0}, (0, 0))  # fmt: skip
+    classes = [SegmentationClass("a", "#000000"), SegmentationClass("b", "#ffffff")]
+    overlay = labels_png(np.array([[0, 1]], np.uint8), classes, {0}, (0, 0))
     assert blended(np.full((1, 2, 3), 100, np.uint8), overlay, 0.5)[0, :, 0].tolist() == [100, 178]

@@ -61,8 +61,8 @@ def test_a_slide_of_other_content_is_told(squares_slide: Path, tmp_path: Path) -
     assert only(Gallery.open(Wishes([str(result.path)]))).notes == []
     import tifffile
 
-    other = np.full((1600, 2048, 3), 99, np.uint8)
-    tifffile.imwrite(tmp_path / "squares.tif", other, tile=(256, 256), photometric="rgb", resolution=(4e4, 4e4), resolutionunit="CENTIMETER")  # fmt: skip
+    other, tags = np.full((1600, 2048, 3), 99, np.uint8), {"resolution": (4e4, 4e4), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(tmp_path / "squares.tif", other, tile=(256, 256), photometric="rgb", **tags)
     assert "not the one" in only(Gallery.open(Wishes([str(result.path)]))).notes[0]
 
 
