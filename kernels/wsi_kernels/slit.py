@@ -22,8 +22,8 @@ def slit_ends(
         stops: per ring one past its last corner, (r,).
 
     Returns:
-        For each of the r - 1 holes: the corner it begins at, the corner that begins the edge at which it ends, and the x
-        there. An edge leads from a corner to the next of its ring.
+        For each of the r - 1 holes: the corner it begins at, the corner that begins the edge at which it ends, and the
+        x there; NaN where a polygon that is not valid has no such edge.
 
     Raises TypeError, ValueError.
 
@@ -90,6 +90,6 @@ def _ends(points, following, ring, rank, corner, buckets, grid):  # type: ignore
             if at <= x and at > nearest:
                 found, nearest = k, at
         edges[hole - 1], xs[hole - 1] = found, nearest
-        if nearest == -np.inf:  # no valid polygon: a slit to the outer ring's first corner still fills right
+        if nearest == -np.inf:
             xs[hole - 1] = np.nan
     return edges, xs

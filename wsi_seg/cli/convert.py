@@ -45,8 +45,8 @@ def convert(
 ) -> None:
     """Write a result in another format.
 
-    geojson (QuPath) and annotations-xml (ASAP) hold polygons along the pixels' edges; csv a row for each object; png and
-    ome-tiff class indices; dicom-seg a DICOM Segmentation.
+    geojson (QuPath) and annotations-xml (ASAP) hold polygons along the pixels' edges; csv a row for each object; png
+    and ome-tiff class indices; dicom-seg a DICOM Segmentation.
     """
     from wsi_seg.convert.converting import SUFFIXES, ConversionRequest, default_name
     from wsi_seg.convert.converting import convert as write

@@ -100,7 +100,7 @@ def _check(result: Result, request: ConversionRequest) -> None:
     chosen_classes(result, request.classes)
 
 
-def _tiff(result: Result, out: Path, request: ConversionRequest, overwrite: bool) -> None:
+def _tiff(result: Result, out: Path, _request: ConversionRequest, overwrite: bool) -> None:
     from wsi_seg.output.tiff_writer import write_ome_tiff
 
     write_ome_tiff(result, out, overwrite=overwrite)

@@ -7,6 +7,7 @@ pixels are inside. Owns the walk along the rings. Knows no format.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ def keyhole_ring(rings: Sequence[Ring]) -> Ring:
     order = np.lexsort((away, edges))
     ring = np.searchsorted(stops, edges[order], side="right")
     borders = np.searchsorted(ring, np.arange(len(rings) + 1)).tolist()
-    meets = [order[a:b].tolist() for a, b in zip(borders[:-1], borders[1:], strict=True)]
+    meets = [order[a:b].tolist() for a, b in pairwise(borders)]
     slits = _Slits(points, stops, begins, edges, ends, meets)
     return np.concatenate(list(slits.walk()))
 

@@ -80,8 +80,8 @@ def _px_per_m(spec: ResultSpec, level: int) -> tuple[int, int]:
 def _compressed(rows: Iterable[NDArray[Any]], size: tuple[int, int]) -> Iterator[bytes]:
     packer, held, done = zlib.compressobj(6), b"", 0
     above = np.zeros((1, size[1]), np.uint8)
-    for part in rows:
-        part = part[: size[0] - done]
+    for more in rows:
+        part = more[: size[0] - done]
         if not len(part):
             break
         done += len(part)
