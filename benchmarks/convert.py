@@ -1,9 +1,9 @@
-"""Conversions of one large result: `python -m benchmarks.convert [--side 20480]`; time, peak memory, and whether it is right.
+"""Conversions of one large result: `python -m benchmarks.convert [--side 20480]`; time, peak memory, exactness.
 
 The result is written straight into a label store, without slide or model: two classes of tissue with ragged borders and
 holes, and nuclei strewn over them, some across the borders of blocks. Each conversion is a process of its own. What is
-said of the polygons is measured on the GeoJSON file itself, read line by line: their number, how many are not valid, and
-the area of each class against the mask's.
+said of the polygons is measured on the GeoJSON file itself, read line by line: their number, how many are not valid,
+and the area of each class against the mask's.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from wsi_kernels import count_labels, halve_majority
 
 from benchmarks.measure import LOG, cost_of, table, wsi_seg
 from wsi_seg.card import named_classes
@@ -28,7 +29,6 @@ from wsi_seg.output.run_directory import RunIdentity, open_run
 from wsi_seg.output.shard_writer import ResultWriter
 from wsi_seg.output.status import TileStatus
 from wsi_seg.output.summary import make_summary
-from wsi_kernels import count_labels, halve_majority
 
 CLASSES = ("background", "stroma", "tumour", "nuclei")
 BLOCK = 1024
@@ -114,7 +114,9 @@ def make_result(out: Path, side: int) -> tuple[Result, list[int]]:
     tiles = np.full(spec.tile_grid, TileStatus.DONE, np.uint8)
     summary = make_summary(spec, run.run_id, found, tiles)
     run.attach("summary.json", summary.to_json())
-    small = Thumbnail(np.full((64, 64, 3), 200, np.uint8), spec.l0_mpp.scaled(spec.l0_size[0] / 64, spec.l0_size[1] / 64))
+    small = Thumbnail(
+        np.full((64, 64, 3), 200, np.uint8), spec.l0_mpp.scaled(spec.l0_size[0] / 64, spec.l0_size[1] / 64)
+    )
     return open_result(commit_run(run, spec, tiles=tiles, thumbnail=small, facts=summary.facts())), found
 
 

@@ -239,7 +239,7 @@ def ring_deviations(
         fewer_stops: likewise, (r,).
 
     Returns:
-        Distances, (r,); infinite where a corner that stays is none of the ring's.
+        Distances, (r,); infinite where those that stay are not of the ring, or in another order.
 
     Raises TypeError, ValueError.
 
@@ -273,17 +273,18 @@ def _deviation(exact, fewer):  # type: ignore[no-untyped-def]
         at += 1
     if at == n:
         return np.inf
-    worst = 0.0
+    worst, gone = 0.0, 0
     for k in range(m):
         a, b = fewer[k], fewer[(k + 1) % m]
         for _ in range(n):
             at = (at + 1) % n
+            gone += 1
             if exact[at, 0] == b[0] and exact[at, 1] == b[1]:
                 break
             worst = max(worst, _distance(exact[at], a, b))
         if not (exact[at, 0] == b[0] and exact[at, 1] == b[1]):
             return np.inf
-    return worst
+    return worst if gone == n else np.inf
 
 
 @kernel
