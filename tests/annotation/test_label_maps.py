@@ -135,8 +135,8 @@ def test_a_result_brings_its_classes_and_its_place(tmp_path, kind, not_analysed)
     from wsi_seg.output.tiff_writer import write_ome_tiff
 
     classes = ["stroma", "background", "tumour <1 & 2>"]
-    spec = make_spec((300, 420), not_analysed=not_analysed)
-    spec = make_spec((300, 420), not_analysed=not_analysed, classes=tuple(spec.classes[n] for n in (1, 0, 2)))
+    spec = make_spec((300, 620), not_analysed=not_analysed)
+    spec = make_spec((300, 620), not_analysed=not_analysed, classes=tuple(spec.classes[n] for n in (1, 0, 2)))
     assert [entry.name for entry in spec.classes] == classes
     result, made = finished(tmp_path / "a.seg.zarr", spec)
     path = result.path
@@ -144,7 +144,7 @@ def test_a_result_brings_its_classes_and_its_place(tmp_path, kind, not_analysed)
         path = tmp_path / "a.tif"
         write_ome_tiff(result, path, flat=kind == "flat")
     annotation = open_annotation(path, CLASSES, RESULT_NAMES)
-    found = annotation.read_labels(Box(0, 0, 300, 420), (2.0, 2.0), spec.l0_offset)
+    found = annotation.read_labels(Box(0, 0, 300, 620), (2.0, 2.0), spec.l0_offset)
     expected = np.select([made.levels[0] == n for n in range(3)], [1, 0, 2], IGNORE)
     assert np.array_equal(found, expected)
     with pytest.raises(AnnotationError, match="tumour <1 & 2>"):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import decoder_alone, decoding, engine, growth, kernels, reader
+from benchmarks import convert, decoder_alone, decoding, engine, growth, kernels, reader
 from wsi_seg.sample import write_synthetic
 
 
@@ -66,6 +66,16 @@ def test_growth(inputs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
     rows = _cells(capsys.readouterr().out)
     assert [row[0] for row in rows] == ["600²", "900²", "workers", "1", "2"]
     assert "cost against workers" in log.read_text()
+
+
+def test_conversions(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["convert", "--side", "1500", "--log", str(tmp_path / "log.md")])
+    convert.main()
+    rows = _cells(capsys.readouterr().out)
+    assert all(len(row) == len(convert.HEADER) for row in rows)
+    exact = [row for row in rows if row[0] in ("geojson", "geojson --objects")]
+    assert [row[-2:] for row in exact] == [["0", "0 %"]] * 2
+    assert all(int(cell.replace(",", "")) > 0 for row in exact for cell in row[4:6])
 
 
 def test_the_kernels_against_copying(monkeypatch: pytest.MonkeyPatch) -> None:

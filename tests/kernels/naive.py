@@ -179,3 +179,69 @@ def mean_field(priors, pixels, valid, shape):
             after[:, i, j] = value / value.sum()
         q = after
     return q
+
+
+def label_regions(labels, above, above_ids, wanted, diagonal):
+    """Flood every region, the row above included; its ids hold together what they name."""
+    rows = np.vstack([above, labels])
+    old = np.vstack([above_ids, np.zeros_like(labels, np.int32)])
+    ids = np.zeros(rows.shape, np.int64)
+    reach = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if diagonal or 0 in (y, x)]
+    for start in np.argwhere(wanted[rows]):
+        if ids[tuple(start)] or (start[0] == 0 and not old[tuple(start)]):
+            continue
+        number, waiting = ids.max() + 1, [tuple(start)]
+        while waiting:
+            i, j = waiting.pop()
+            if ids[i, j]:
+                continue
+            ids[i, j] = number
+            waiting += [tuple(p) for p in np.argwhere(old == old[i, j])] if old[i, j] else []
+            for y, x in reach:
+                p = i + y, j + x
+                inside = 0 <= p[0] < rows.shape[0] and 0 <= p[1] < rows.shape[1]
+                if inside and rows[p] == rows[i, j] and (p[0] > 0 or old[p]):
+                    waiting.append(p)
+    return ids
+
+
+def count_regions(labels, ids, above_ids, y0, chances):
+    """Per region: label, first, px, sums, box, sides and sum of chances, as `Count` lists them."""
+    width = ids.shape[1]
+    found = {}
+    for k in sorted(set(ids.ravel()) | set(above_ids)):
+        y, x = np.nonzero(ids == k)
+        around = np.pad(np.vstack([above_ids, ids]) == k, ((0, 0), (1, 1)))
+        level = int((around[1:] != around[:-1]).sum())
+        upright = int((around[1:, 1:] != around[1:, :-1]).sum())
+        if len(y):
+            index = (y + y0) * width + x
+            box = y.min() + y0, x.min(), y.max() + y0 + 1, x.max() + 1
+            sums = len(y), (y + y0).sum(), x.sum()
+            found[k] = (labels[ids == k][0], index.min(), *sums, *box, level, upright, chances[ids == k].sum(dtype=int))
+        else:
+            found[k] = (level, upright)
+    return found
+
+
+def sides(labels, above, wanted):
+    """Directed sides of pixels, clockwise, as (label, from, to): all of the band's but those along its lower border."""
+    rows = np.pad(np.vstack([above, labels]).astype(int), 1, constant_values=-1)
+    found = set()
+    for i in range(len(labels) + 1):  # 0: the row above
+        for j in range(labels.shape[1]):
+            label = rows[i + 1, j + 1]
+            if not wanted[label]:
+                continue
+            y = i - 1
+            around = {
+                (-1, 0): ((y, j), (y, j + 1)),
+                (0, 1): ((y, j + 1), (y + 1, j + 1)),
+                (1, 0): ((y + 1, j + 1), (y + 1, j)),
+                (0, -1): ((y + 1, j), (y, j)),
+            }
+            for (down, right), (a, b) in around.items():
+                in_band = (y >= 0 and down == 0) or (down and 0 <= a[0] < len(labels))
+                if in_band and rows[i + 1 + down, j + 1 + right] != label:
+                    found.add((label, a, b))
+    return found

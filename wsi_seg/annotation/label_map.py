@@ -36,7 +36,7 @@ def read_tiff(path: Path, naming: Naming) -> LabelMap:
     opened = ExitStack()
     try:
         tiff = opened.enter_context(tifffile.TiffFile(path))
-        array: Any = zarr.open(tiff.series[0].levels[0].aszarr(), mode="r")
+        array: Any = zarr.open(tiff.series[0].aszarr(level=0), mode="r")
         spec = result_spec(tiff.pages.first)
     except Exception as error:
         opened.close()
