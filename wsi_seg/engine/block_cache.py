@@ -23,6 +23,8 @@ Levels = list[Labels]
 SMALL_SIDE = 64
 """Levels on which a block is at most so many px wide are kept when the others are dropped: they are a 1/190 of a block
 of 1,024 px, and a low zoom asks for those of many blocks."""
+SMALL_SHARE = 0.25
+"""Of the budget, for these: or the blocks seen long ago would leave no room for the one looked at."""
 
 
 class BlockCache:
@@ -37,16 +39,14 @@ class BlockCache:
         `budget` is in bytes. A block that is larger than that is made whenever it is asked for.
         """
         self._make, self._halve, self._n_levels, self._budget = make, halve, n_levels, budget
-        self._fine: OrderedDict[Block, Levels] = OrderedDict()
-        self._small: OrderedDict[Block, Levels] = OrderedDict()  # the last levels of a block
-        self._used = 0
+        self._fine, self._small = _Kept(), _Kept()  # small: the last levels of a block
         self._under_way: dict[Block, Future[Levels]] = {}
         self._lock = threading.Lock()
 
     @property
     def used_bytes(self) -> int:
         """What is kept now."""
-        return self._used
+        return self._fine.n_bytes + self._small.n_bytes
 
     def find(self, block: Block, level: int) -> Labels | None:
         """The labels of a level of a block if they are here."""
@@ -72,9 +72,7 @@ class BlockCache:
     def clear(self) -> None:
         """Forget all blocks."""
         with self._lock:
-            self._fine.clear()
-            self._small.clear()
-            self._used = 0
+            self._fine, self._small = _Kept(), _Kept()
 
     def _made(self, block: Block, future: Future[Levels]) -> Levels:
         try:
@@ -93,25 +91,47 @@ class BlockCache:
         return levels
 
     def _found(self, block: Block, level: int) -> Labels | None:
-        if (fine := self._fine.get(block)) is not None and level < len(fine):
-            self._fine.move_to_end(block)
+        fine, small = self._fine.used(block), self._small.used(block)
+        if level < len(fine):
             return fine[level]
-        small = self._small.get(block)
-        first = self._n_levels - len(small or ())
-        if small is None or level < first:
-            return None
-        self._small.move_to_end(block)
-        return small[level - first]
+        first = self._n_levels - len(small)
+        return small[level - first] if level >= first else None
 
     def _keep(self, block: Block, levels: Levels) -> None:
         n_fine = next((n for n, labels in enumerate(levels) if max(labels.shape) <= SMALL_SIDE), len(levels))
-        for kept, part in ((self._fine, levels[:n_fine]), (self._small, levels[n_fine:])):
-            self._used += _n_bytes(part) - _n_bytes(kept.pop(block, []))
-            if part:
-                kept[block] = part
-        for kept in (self._fine, self._small):
-            while kept and self._used > self._budget:
-                self._used -= _n_bytes(kept.popitem(last=False)[1])
+        self._fine.put(block, levels[:n_fine])
+        self._small.put(block, levels[n_fine:])
+        # What was made last goes last: else a block might be made over and over while it is looked at.
+        while len(self._small) > 1 and self._small.n_bytes > SMALL_SHARE * self._budget:
+            self._small.drop_oldest()
+        while self.used_bytes > self._budget:
+            last = len(self._fine) <= 1 and len(self._small) > 0
+            (self._small if last else self._fine).drop_oldest()
+
+
+class _Kept:
+    """Levels by block, in the order of their last use, and how many bytes they are."""
+
+    def __init__(self) -> None:
+        self._levels: OrderedDict[Block, Levels] = OrderedDict()
+        self.n_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._levels)
+
+    def used(self, block: Block) -> Levels:
+        """The levels of a block, empty where none are here; it is the last one used now."""
+        if block in self._levels:
+            self._levels.move_to_end(block)
+        return self._levels.get(block, [])
+
+    def put(self, block: Block, levels: Levels) -> None:
+        self.n_bytes += _n_bytes(levels) - _n_bytes(self._levels.pop(block, []))
+        if levels:
+            self._levels[block] = levels
+
+    def drop_oldest(self) -> None:
+        self.n_bytes -= _n_bytes(self._levels.popitem(last=False)[1])
 
 
 def _kept(labels: Labels) -> Labels:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from wsi_seg.engine.block_cache import Block
@@ -135,7 +136,8 @@ class LivePrediction:
                 if words:
                     self._failed[block] = words
                 self._changed.notify_all()
-            self._listener(block)
+            with suppress(Exception):  # the listener's own trouble
+                self._listener(block)
 
     def _next(self) -> Block | None:
         """The next block to predict, waited for; None at the end."""

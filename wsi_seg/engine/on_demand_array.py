@@ -33,7 +33,7 @@ class Selection:
 
     rows: range
     columns: range
-    picked: tuple[int | slice, int | slice]
+    picked: tuple[int | slice | EllipsisType, ...]
     """Index of the answer in the array (rows, columns): 0 for an axis that an int has taken away."""
 
 
@@ -108,13 +108,15 @@ def selection(key: Index, shape: tuple[int, int]) -> Selection:
     parts = list(key) if isinstance(key, tuple) else [key]
     if sum(isinstance(part, EllipsisType) for part in parts) > 1:
         raise IndexError("an index can only have a single ellipsis ('...')")
-    at = next((n for n, part in enumerate(parts) if isinstance(part, EllipsisType)), len(parts))
-    given = len(parts) - (at < len(parts))
+    n_parts = len(parts)
+    at = next((n for n, part in enumerate(parts) if isinstance(part, EllipsisType)), n_parts)
+    given = n_parts - (at < n_parts)
     if given > 2:
         raise IndexError(f"{given} indices for labels of 2 dimensions")
     parts[at : at + 1] = [slice(None)] * (2 - given)
     (rows, row), (columns, column) = (_axis(part, length) for part, length in zip(parts, shape, strict=True))
-    return Selection(rows, columns, (row, column))
+    # With an ellipsis NumPy answers an array of no dimensions where it answers a scalar without.
+    return Selection(rows, columns, (row, column, ...) if at < n_parts else (row, column))
 
 
 def cut(wanted: range, side: int) -> Iterator[tuple[int, slice, slice]]:
