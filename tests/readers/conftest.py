@@ -50,9 +50,9 @@ def _make(folder: Path, case: Case) -> Made:
 
 
 def _region(path: Path, case: Case) -> Path:
-    """The whole scanned part but the hole, as QuPath writes it: from the corner of the scanned part."""
+    """All but the hole, as QuPath writes it: from the corner of the scanned part. The outline lies 2 px beyond."""
     assert case.hole
-    boxes = [(0, 0, *case.size), case.hole]
+    boxes = [(-2, -2, case.size[0] + 2, case.size[1] + 2), case.hole]
     rings = [[[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]] for y0, x0, y1, x1 in boxes]
     feature = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": rings}}
     path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))

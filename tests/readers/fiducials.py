@@ -121,13 +121,15 @@ class Case:
     """Corner of the scanned part, level-0 px."""
     offset: tuple[int, int] | None = None
     """Corner of the canvas, level-0 px; None: that of the scanned part."""
+    px: tuple[int, int] | None = None
+    """(height, width) of the canvas; None: that of the scanned part in canvas px, rounded."""
     hole: tuple[float, float, float, float] | None = None
     """Not in the region of interest: level-0 px from the corner of the scanned part, as QuPath counts."""
     marks: list[Mark] = field(default_factory=list, compare=False)
 
     def __post_init__(self) -> None:
         # what rounding errors could decide is nobody's fault, and not drawn
-        self.marks.extend(mark for mark in marks_of(self.size) if abs(self._cover(mark) - THRESHOLD).min() > 1e-4)
+        self.marks.extend(mark for mark in marks_of(self.size) if abs(self._cover(mark)[1] - THRESHOLD).min() > 1e-4)
 
     @property
     def l0_offset(self) -> tuple[int, int]:
@@ -156,27 +158,34 @@ class Case:
                     moved.append((y0 + dy, x0 + dx, y1 + dy, x1 + dx))
                 yield Mark(mark.label, tuple(moved))
 
+    @cached_property
     def _edges(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Edges of rows and of columns of the canvas, level-0 px from the corner of the scanned part."""
         shift = [o - b for o, b in zip(self.l0_offset, self.bounds, strict=True)]
-        y, x = (
-            start + np.arange(round(side / step) + 1) * step
-            for start, side, step in zip(shift, self.size, self.l0_per_px, strict=True)
-        )
+        px = self.px or [round(side / step) for side, step in zip(self.size, self.l0_per_px, strict=True)]
+        y, x = (start + np.arange(n + 1) * step for start, n, step in zip(shift, px, self.l0_per_px, strict=True))
         return y, x
 
-    def _cover(self, mark: Mark) -> NDArray[np.float64]:
-        """How much of each canvas px a mark covers."""
-        rows, columns = self._edges()
-        parts = [_share(rows, y0, y1)[:, None] * _share(columns, x0, x1) for y0, x0, y1, x1 in mark.rectangles]
-        return np.asarray(sum(parts))
+    def _cover(self, mark: Mark) -> tuple[tuple[slice, slice], NDArray[np.float64]]:
+        """The canvas px that a mark touches, and how much of each it covers."""
+        edges = self._edges
+        y0, x0, y1, x1 = mark.box
+        first = [int(np.searchsorted(e, low, "right")) - 1 for e, low in zip(edges, (y0, x0), strict=True)]
+        last = [int(np.searchsorted(e, high, "left")) for e, high in zip(edges, (y1, x1), strict=True)]
+        rows, columns = (e[max(0, a) : b + 1] for e, a, b in zip(edges, first, last, strict=True))
+        parts = [_share(rows, a, c)[:, None] * _share(columns, b, d) for a, b, c, d in mark.rectangles]
+        touched = slice(max(0, first[0]), last[0]), slice(max(0, first[1]), last[1])
+        return touched, np.asarray(sum(parts))
 
     def _labels(self) -> NDArray[np.uint8]:
-        labels = sum(mark.label * (self._cover(mark) > THRESHOLD) for mark in self.marks)
-        labels = np.asarray(labels, np.uint8)
+        rows, columns = self._edges
+        labels = np.zeros((len(rows) - 1, len(columns) - 1), np.uint8)
+        for mark in self.marks:
+            touched, cover = self._cover(mark)
+            labels[touched][cover > THRESHOLD] = mark.label
         if self.hole:
             y0, x0, y1, x1 = self.hole
-            y, x = ((edges[:-1] + edges[1:]) / 2 for edges in self._edges())
+            y, x = ((edges[:-1] + edges[1:]) / 2 for edges in self._edges)
             labels[((y > y0) & (y < y1))[:, None] & (x > x0) & (x < x1)] = NA
         return labels
 
@@ -308,6 +317,9 @@ CASES = [
     Case("leica-1", "leica.scn", 0.25, (0.25, 0.25), (1.0, 1.0), bounds=(406, 302), hole=_HOLE),
     Case("leica-2", "leica.scn", 0.5, (0.25, 0.25), (2.0, 2.0), bounds=(406, 302)),
     Case("leica-1.48", "leica.scn", 0.37, (0.25, 0.25), (1.48, 1.48), bounds=(406, 302), hole=_HOLE),
-    Case("sparse-1.48", "sparse.tif", 0.37, (0.25, 0.25), (1.48, 1.48), size=(1024, 768), bounds=(512, 256)),
-    Case("memory-2", "memory", 0.5, (0.25, 0.25), (2.0, 2.0), bounds=(53, 101), offset=(52, 100), hole=_HOLE),
+    Case("sparse-1.48", "sparse.tif", 0.37, (0.25, 0.25), (1.48, 1.48), size=(1280, 1280), bounds=(512, 256)),
+    # The corner lies in the middle of a px of level 1, as does the end, and the canvas covers both px.
+    Case(
+        "memory-2", "memory", 0.5, (0.25, 0.25), (2.0, 2.0), bounds=(53, 101), offset=(52, 100), px=(702, 628), hole=_HOLE
+    ),
 ]
