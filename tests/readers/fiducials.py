@@ -320,6 +320,14 @@ CASES = [
     Case("sparse-1.48", "sparse.tif", 0.37, (0.25, 0.25), (1.48, 1.48), size=(1280, 1280), bounds=(512, 256)),
     # The corner lies in the middle of a px of level 1, as does the end, and the canvas covers both px.
     Case(
-        "memory-2", "memory", 0.5, (0.25, 0.25), (2.0, 2.0), bounds=(53, 101), offset=(52, 100), px=(702, 628), hole=_HOLE
+        "memory-2",
+        "memory",
+        0.5,
+        (0.25, 0.25),
+        (2.0, 2.0),
+        bounds=(53, 101),
+        offset=(52, 100),
+        px=(702, 628),
+        hole=_HOLE,
     ),
 ]

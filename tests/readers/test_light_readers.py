@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
-from xml.etree import ElementTree
 
 import ngff_zarr
 import numpy as np
@@ -17,31 +15,12 @@ from ome_zarr_models.v05.image_label import ImageLabel
 
 from tests.readers.conftest import Made
 from tests.readers.fiducials import CASES, Case
+from tests.readers.places import corner_in_json, place_in_xml
 from tests.readers.seen import Level, assert_aligned, centre_to_corner
 
-OME = {"ome": "http://www.openmicroscopy.org/Schemas/OME/2016-06"}
 Make = Callable[[Case], Made]
 
 pytestmark = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-
-
-def place_in_xml(text: str) -> tuple[tuple[float, float], tuple[float, float]]:
-    """(µm per px, corner in µm), each (y, x), of OME-XML."""
-    root = ElementTree.fromstring(text)
-    pixels, plane = root.find(".//ome:Pixels", OME), root.find(".//ome:Plane", OME)
-    assert pixels is not None
-    assert plane is not None
-    for found, name in ((pixels, "PhysicalSize"), (plane, "Position")):
-        assert {found.get(f"{name}{axis}Unit") for axis in "XY"} == {"µm"}
-    mpp, corner = ([float(e.get(n + axis)) for axis in "YX"] for e, n in ((pixels, "PhysicalSize"), (plane, "Position")))
-    return (mpp[0], mpp[1]), (corner[0], corner[1])
-
-
-def corner_in_json(text: str) -> tuple[float, float]:
-    """Corner in µm, (y, x), of the description of a flat TIFF."""
-    facts = json.loads(text)
-    origin, mpp = ([float(v) for v in facts[key].split(",")] for key in ("origin in slide level-0 px (x, y)", "slide mpp (x, y)"))
-    return origin[1] * mpp[1], origin[0] * mpp[0]
 
 
 def transformed(datasets: list[Any], arrays: Callable[[str], Any], case: Case) -> list[Level]:
