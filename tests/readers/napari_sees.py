@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from napari.components import ViewerModel
 
 
 def by_the_readme(path: str) -> Any:
@@ -32,6 +31,7 @@ def by_the_readme(path: str) -> Any:
 
 def by_the_plugin(path: str) -> Any:
     """The layer of labels that the plugin makes of the whole result."""
+    from napari.components import ViewerModel
     from npe2 import PluginManager
 
     PluginManager.instance().discover()
@@ -42,6 +42,7 @@ def by_the_plugin(path: str) -> Any:
 def shown(layer: Any, points: list[list[float]]) -> dict[str, Any]:
     """Levels of a layer, place of the corners of the first, and the values at points of the world, level by level."""
     assert type(layer).__name__ == "Labels"
+    layer.visible = True  # the plugin adds labels invisible
     levels = [np.asarray(level) for level in layer.data]
     corners = [layer.data_to_world((-0.5, -0.5)), layer.data_to_world([side - 0.5 for side in levels[0].shape])]
     values = []

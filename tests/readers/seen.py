@@ -40,15 +40,17 @@ def assert_aligned(levels: list[Level], case: Case) -> None:
         assert level.corner_um == pytest.approx(
             [o * m for o, m in zip(case.l0_offset, case.l0_mpp, strict=True)], rel=1e-6, abs=1e-6
         )
-        _assert_marks(level, n, case)
+        assert_boxes({label: _boxes(level, label, case) for label in (1, 2)}, n, case)
 
 
-def _assert_marks(level: Level, n: int, case: Case) -> None:
-    """Edges within what a px of the level can tell (exact where it can be), and on average, no shift at all."""
+def assert_boxes(boxes: dict[int, NDArray[np.float64]], n: int, case: Case) -> None:
+    """Boxes (y0, x0, y1, x1) of components by class, level-0 px, as level `n` shows them, against those of the marks.
+
+    Edges lie within what a px of the level can tell, exactly where it can be exact; on average, nothing is shifted.
+    """
     marks = list(case.marks_seen())
-    step = np.tile([m / s for m, s in zip(level.mpp, case.l0_mpp, strict=True)], 2)
+    step = np.tile(case.l0_per_px, 2) * 2**n
     truth = np.array([mark.box for mark in marks], float)
-    boxes = {label: _boxes(level, label, case) for label in (1, 2)}
     error = (np.array([_nearest(boxes[mark.label], mark) for mark in marks]) - truth) / step
     # what a px can tell and, at each halving, half a px of that level for a tie
     assert abs(error).max() <= (1 - THRESHOLD if n == 0 else 1) + 1e-4, f"level {n}"
