@@ -1,7 +1,7 @@
 """Outlines of regions of a label map that comes in bands of whole rows: traced along the edges of pixels.
 
-Owns which way a line turns where two pixels of a class touch at a corner, how lines are cut at the borders of bands, and
-how a closed line becomes simple rings. Knows no coordinates but corners of pixels, and no polygon.
+Owns which way a line turns where two pixels of a class touch at a corner, how lines are cut at the borders of bands,
+and how a closed line becomes simple rings. Knows no coordinates but corners of pixels, and no polygon.
 
 A line runs clockwise as pixels are shown (y down): the region lies on its right. Where two pixels of a class touch at a
 corner only, it stays with the pixel it is at, so that it goes round a 4-connected component. Such a line may pass a

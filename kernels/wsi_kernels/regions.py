@@ -129,7 +129,7 @@ def _checked(labels: Labels, above: Labels, wanted: NDArray[np.bool_]) -> tuple[
 
 @kernel
 def _label(labels, above, above_ids, n_above, wanted, diagonal, ids):  # type: ignore[no-untyped-def]
-    height, width = labels.shape
+    height = labels.shape[0]
     root = np.empty(n_above + 1 + _n_runs(labels, wanted), np.int32)
     for k in range(n_above + 1):
         root[k] = k

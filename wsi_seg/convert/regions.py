@@ -53,7 +53,7 @@ class RegionStream:
         self._wanted, self._diagonal = wanted, diagonal
         dtype = np.uint8 if len(wanted) == 256 else np.uint16
         # above the map lies what nobody wants
-        self._above = np.full(width, len(wanted) - 1, dtype)
+        self._above: NDArray[Any] = np.full(width, len(wanted) - 1, dtype)
         self._above_ids = np.zeros(width, np.int32)
         self._counts = _no_counts(0)
 
