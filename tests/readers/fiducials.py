@@ -151,8 +151,8 @@ class Case:
         """Marks in level-0 px of the slide that no hole touches."""
         for mark in self.marks:
             y0, x0, y1, x1 = mark.box
-            hole = self.hole or (0, 0, 0, 0)
-            if y1 + 9 <= hole[0] or hole[2] + 9 <= y0 or x1 + 9 <= hole[1] or hole[3] + 9 <= x0:
+            hole = self.hole
+            if not hole or y1 + 9 <= hole[0] or hole[2] + 9 <= y0 or x1 + 9 <= hole[1] or hole[3] + 9 <= x0:
                 (dy, dx), moved = self.bounds, []
                 for y0, x0, y1, x1 in mark.rectangles:
                     moved.append((y0 + dy, x0 + dx, y1 + dy, x1 + dx))
