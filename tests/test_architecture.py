@@ -51,6 +51,7 @@ CONFINED = {
     "shapely": {"wsi_seg/plan/roi.py"},
     "dask": {
         "wsi_seg/api/result.py",
+        "wsi_seg/engine/on_demand_array.py",
         "wsi_seg/engine/schedule.py",
         "wsi_seg/engine/cluster/connecting.py",
         "wsi_seg/engine/cluster/queueing.py",

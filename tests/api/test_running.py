@@ -14,7 +14,7 @@ import wsi_seg
 from tests.engine.runs import SMALL, answer_nan_where
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.engine.run import run_slide
-from wsi_seg.errors import OutputExistsError, RunMismatchError, RunStopped, UsageError
+from wsi_seg.errors import MemoryBudgetError, OutputExistsError, RunMismatchError, RunStopped, UsageError
 from wsi_seg.geometry import Box
 from wsi_seg.slide import open_slide
 
@@ -102,3 +102,19 @@ def test_failed_tiles_are_told(small_slide: Path, tmp_path: Path, monkeypatch: p
         result = wsi_seg.run(small_slide, out=tmp_path / "a.seg.zarr", **small())
     assert result.summary.problems
     assert result.areas().not_analysed_mm2 > 0
+
+
+class TestOpenMask:
+    def test_has_the_labels_of_a_run_where_it_is_looked_at(self, small_slide: Path, tmp_path: Path) -> None:
+        result = wsi_seg.run(small_slide, out=tmp_path / "a.seg.zarr", **small())
+        with wsi_seg.open_mask(str(small_slide), cache_bytes=1 << 24, **small()) as mask:
+            assert mask.shape == result.shape
+            np.testing.assert_array_equal(mask[300:420, 500:777], result.labels(0)[300:420, 500:777])
+            lazy = mask.to_dask(1)[100:140, 200:260].compute(scheduler="sync")
+            np.testing.assert_array_equal(lazy, result.labels(1)[100:140, 200:260])
+
+    def test_wrong_options_are_told_in_python_words(self, small_slide: Path) -> None:
+        with pytest.raises(UsageError, match=r"unknown option 'probability'; .*did you mean probabilities"):
+            wsi_seg.open_mask(small_slide, probability=True)
+        with pytest.raises(MemoryBudgetError, match=r"memory='[\d.]+GB'"):
+            wsi_seg.open_mask(small_slide, memory="10M", **small())

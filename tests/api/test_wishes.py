@@ -20,7 +20,7 @@ from wsi_seg.cli.run_options import run_options
 from wsi_seg.engine.options import RunOptions, Scheduler
 from wsi_seg.errors import UsageError, WsiSegError
 
-APART = {"begun_with_tile", "flat_tiff"}
+APART = {"begun_with_tile", "flat_tiff", "lazy_bytes"}
 """Fields of `RunOptions` that are the engine's own, or of TIFF results."""
 NOT_FOR_PYTHON = {"out", "tiff", "json", "quiet", "profile", "help", "slide"}
 

@@ -35,6 +35,7 @@ HARMLESS: dict[str, Any] = {
     "scheduler": Scheduler("tcp://127.0.0.1:1"),
     "overwrite": True,
     "restart": True,
+    "lazy_bytes": 1 << 20,  # tile and block are asked for
     "flat_tiff": True,  # the Zarr that is built first is the same
     "trust_engine": True,
     "full_hash": True,

@@ -1,6 +1,7 @@
 """One block: read, predict, blend, label, halve and write it, whole, in one task (DESIGN D1).
 
-Owns the order of work inside a block. Running it twice gives the same bytes. It knows nothing of scheduling.
+Owns the order of work inside a block, of which writing is the last and may be left out. Running it twice gives the same
+bytes. It knows nothing of scheduling.
 """
 
 from __future__ import annotations
@@ -42,6 +43,27 @@ def run_block(session: Session, row: int, column: int) -> Receipt:
     Raises RunStopped when the session's stop event is set, WriteError when the disk refuses.
     """
     started = perf_counter()
+    block = predict_block(session, row, column)
+    shards, counts = write_shards(session, block.clock, 0, (row, column), block.labels, block.probabilities)
+    receipt = Receipt(
+        tier=0,
+        row=row,
+        column=column,
+        statuses=block.statuses,
+        counts=counts,
+        seconds=perf_counter() - started + block.helped_s,
+        stages=block.clock.seconds,
+        n_predicted=block.n_predicted,
+        shards=shards,
+        failures=block.failures,
+        notes=block.notes,
+    )
+    session.leave_marker(receipt)
+    return receipt
+
+
+def predict_block(session: Session, row: int, column: int) -> PredictedBlock:
+    """Make the labels of block (row, column) and write nothing. Raises RunStopped once the session is to stop."""
     session.take_failures()  # those of a block that this thread had to give up
     work = _BlockWork(session, row, column)
     try:
@@ -51,22 +73,33 @@ def run_block(session: Session, row: int, column: int) -> Receipt:
     work.mask_roi()
     labels = work.postprocessed()
     work.clear_probabilities(labels)
-    shards, counts = write_shards(session, work.clock, 0, (row, column), labels, work.surface.probabilities)
-    receipt = Receipt(
-        tier=0,
-        row=row,
-        column=column,
+    return PredictedBlock(
+        labels=labels,
+        probabilities=work.surface.probabilities,
         statuses=work.owned_statuses(),
-        counts=counts,
-        seconds=perf_counter() - started + work.helped_s,
-        stages=work.clock.seconds,
         n_predicted=work.n_predicted,
-        shards=shards,
+        clock=work.clock,
+        helped_s=work.helped_s,
         failures=session.take_failures(),
         notes=session.take_notes(),
     )
-    session.leave_marker(receipt)
-    return receipt
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PredictedBlock:
+    """A block of which nothing is written yet; fields without a word are those of `Receipt`."""
+
+    labels: NDArray[Any]
+    """(h, w), uint8 or uint16."""
+    probabilities: NDArray[np.uint8] | None
+    """(C, h, w) in 1/255, where they are wanted."""
+    statuses: dict[Key, TileStatus]
+    n_predicted: int
+    clock: StageClock
+    helped_s: float
+    """Seconds of other threads."""
+    failures: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

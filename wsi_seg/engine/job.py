@@ -27,8 +27,8 @@ class RunJob:
     """Everything that a run's tasks share. Pickles; slides pickle by path."""
 
     run_id: str
-    folder: Location
-    """Where the unfinished result lies."""
+    folder: Location | None
+    """Where the unfinished result lies; None where nothing is written."""
     slide: Slide
     model: ModelSpec
     plan: Plan

@@ -86,6 +86,9 @@ class RunOptions:
     """µm² by class name, or "" for all but the first class: smaller holes are filled."""
     crf: Mapping[str, float] | None = None
     """`radius_um`, `iterations`, `colour`, `weight` of the CRF, each with a default; None: no CRF."""
+    lazy_bytes: int | None = None
+    """Set by `open_mask`: memory for labels of predicted blocks. Tiles and blocks are then small, for a first view is
+    to be there soon. None: a run."""
     flat_tiff: bool = False
     """For TIFF results: the pyramid in the main chain, so that OpenSlide sees every level."""
 

@@ -90,6 +90,7 @@ class Planning:
 
         predictor, slide = self.predictor, self.request.slide
         free = options.tile is None and options.overlap is None and not any(predictor.fixed_input)
+        free = free and options.lazy_bytes is None
         if not free or not predictor.facts.device.startswith("CPU"):
             return False
         assert slide.l0_mpp is not None
@@ -144,6 +145,7 @@ def _plan_options(options: RunOptions, batch: TriedBatch, workers: int) -> PlanO
         n_workers=workers,
         memory_bytes=options.memory_bytes,
         resident_bytes=batch.resident_bytes,
+        kept_bytes=options.lazy_bytes,
         skip=options.skip_background,
         probabilities=options.probabilities,
         post=post_wishes(options),

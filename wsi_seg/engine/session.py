@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from wsi_seg.engine.hands import Hands, Help
     from wsi_seg.infer import Predictor
     from wsi_seg.output.label_store import Result
+    from wsi_seg.output.run_directory import Markers
+    from wsi_seg.output.shard_writer import ResultWriter
+    from wsi_seg.output.store import Location
 
 MAX_FAILURE_TEXTS = 20
 """Tile failures told in words, per block; the statuses count them all."""
@@ -56,9 +59,6 @@ class Session:
         hands: Hands | None = None,
     ) -> None:
         """`hands`: the threads that the tasks are done in, where those may help each other."""
-        from wsi_seg.output.run_directory import Markers
-        from wsi_seg.output.shard_writer import ResultWriter
-
         self.job = job
         self.slide = job.slide
         self.predictor = predictor
@@ -70,8 +70,6 @@ class Session:
         self.stop = stop or threading.Event()
         # On a GPU every thread that predicts takes device memory of its own, which a plan has not counted twice.
         self._hands = hands if predictor.facts.device.startswith("CPU") else None
-        self.writer = ResultWriter(job.folder, job.result)
-        self._markers = Markers(job.folder, job.run_id)
         self.analysed = job.plan.selection.analysed
         self.analysed_cells = job.plan.cells.analysed
         self.predicted = job.plan.selection.predicted
@@ -131,7 +129,25 @@ class Session:
         """What is written so far, for reading."""
         from wsi_seg.output.label_store import open_result
 
-        return open_result(self.job.folder, partial=True)
+        return open_result(self._folder, partial=True)
+
+    @cached_property
+    def writer(self) -> ResultWriter:
+        """Writes shards of what is not finished yet."""
+        from wsi_seg.output.shard_writer import ResultWriter
+
+        return ResultWriter(self._folder, self.job.result)
+
+    @cached_property
+    def _markers(self) -> Markers:
+        from wsi_seg.output.run_directory import Markers
+
+        return Markers(self._folder, self.job.run_id)
+
+    @property
+    def _folder(self) -> Location:
+        assert self.job.folder is not None, "nothing is written by this session"
+        return self.job.folder
 
     def weights(self, first: bool, last: bool) -> NDArray[np.uint32]:
         """uint32 (tile,) weights of one axis for a tile that is the canvas' first or last there, or neither."""

@@ -63,6 +63,7 @@ def begin(job: RunJob) -> dict[TaskKey, Receipt]:
     from wsi_seg.output.label_store import create_result
     from wsi_seg.output.run_directory import Markers
 
+    assert job.folder is not None
     create_result(job.folder, job.result)
     markers, layout = Markers(job.folder, job.run_id), job.result.layout
     done: dict[TaskKey, Receipt] = {}

@@ -13,6 +13,10 @@ LARGEST_ASKED = 16384
 """Limit of `--block`."""
 BLOCKS_PER_WORKER = 3
 """Fewer, and workers wait for the last block."""
+LAZY = 1024
+"""Aim where blocks are predicted as somebody looks at them: a view is there soon, and few tiles cross a border."""
+BLOCK_PER_MARGIN = 4
+"""How many times its margin such a block measures, so that at most 5/9 of the work lies in margins."""
 
 
 def choose_block(canvas: tuple[int, int], n_workers: int) -> int:
@@ -24,6 +28,18 @@ def choose_block(canvas: tuple[int, int], n_workers: int) -> int:
     block = LARGEST
     while block > SMALLEST and n_blocks(canvas, block) < BLOCKS_PER_WORKER * n_workers:
         block //= 2
+    return block
+
+
+def choose_lazy_block(margin: int) -> int:
+    """Side of a block that is predicted on its own: `LAZY`, or as much larger as post-processing with a margin asks.
+
+    >>> choose_lazy_block(0), choose_lazy_block(300), choose_lazy_block(2048)
+    (1024, 2048, 4096)
+    """
+    block = LAZY
+    while block < min(LARGEST, BLOCK_PER_MARGIN * margin):
+        block *= 2
     return block
 
 

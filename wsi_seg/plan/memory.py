@@ -152,7 +152,7 @@ class MemoryProjection:
 
 
 def project_memory(
-    work: WorkShape, block: int, n_workers: int, *, resident_bytes: int, budget_bytes: int
+    work: WorkShape, block: int, n_workers: int, *, resident_bytes: int, budget_bytes: int, kept_bytes: int = 0
 ) -> MemoryProjection:
     """The peak of one process, part by part.
 
@@ -162,7 +162,9 @@ def project_memory(
         n_workers: block tasks at a time.
         resident_bytes: interpreter, libraries and the loaded model, as measured.
         budget_bytes: what may be used.
+        kept_bytes: labels of blocks that are kept after they were predicted.
     """
+    kept = [MemoryTerm("labels that are kept", kept_bytes, per_worker=False, remedy="cache_bytes")]
     terms = [
         MemoryTerm("interpreter, libraries and model", resident_bytes, per_worker=False, remedy=""),
         MemoryTerm("task graph and store", LIBRARY_BYTES, per_worker=False, remedy=""),
@@ -170,6 +172,7 @@ def project_memory(
         *_predicting(work, block),
         *_writing(work, block),
         *_postprocessing(work, block),
+        *(kept if kept_bytes else ()),
     ]
     rest = MemoryProjection(tuple(terms), n_workers, block, budget_bytes, 0)
     cache_bytes = max(0, min(edge_cache_wish(work, block, n_workers), budget_bytes - rest.total_bytes))

@@ -12,7 +12,7 @@ from typing import Any
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import MissingMppError, PlanError
 from wsi_seg.geometry import Box, Mpp, PyramidLayout
-from wsi_seg.plan.blocks import SMALLEST, check_block, choose_block
+from wsi_seg.plan.blocks import SMALLEST, check_block, choose_block, choose_lazy_block
 from wsi_seg.plan.grid import TileGrid
 from wsi_seg.plan.identity import RESULT_VERSION, run_identity
 from wsi_seg.plan.limit import default_budget
@@ -178,7 +178,7 @@ def make_plan(request: PlanRequest) -> Plan:
     tiling, grid, selection, cells = _cheapest(request, tiling, scale, tissue)
     post = plan_postprocessing(options.post, card, scale.canvas_mpp)
     work = _work_shape(request, grid, scale, post)
-    memory = _fitting_block(work, options)
+    memory = _fitting_block(work, options, request.program)
     return Plan(
         slide=slide,
         card=card,
@@ -264,12 +264,17 @@ def _work_shape(request: PlanRequest, grid: TileGrid, scale: Scale, post: Postpr
     )
 
 
-def _fitting_block(work: WorkShape, options: PlanOptions) -> MemoryProjection:
+def _fitting_block(work: WorkShape, options: PlanOptions, program: ProgramFacts) -> MemoryProjection:
     """The projection of the block size asked for, or of the largest that fits; raises where none does."""
     budget_bytes = default_budget() if options.memory_bytes is None else options.memory_bytes
-    for block in _block_sizes(work, options):
+    for block in _block_sizes(work, options, program):
         memory = project_memory(
-            work, block, options.n_workers, resident_bytes=options.resident_bytes, budget_bytes=budget_bytes
+            work,
+            block,
+            options.n_workers,
+            resident_bytes=options.resident_bytes,
+            budget_bytes=budget_bytes,
+            kept_bytes=options.kept_bytes or 0,
         )
         if memory.fits:
             break
@@ -277,13 +282,18 @@ def _fitting_block(work: WorkShape, options: PlanOptions) -> MemoryProjection:
     return memory
 
 
-def _block_sizes(work: WorkShape, options: PlanOptions) -> Iterator[int]:
-    """The block size asked for; else the one that suits the canvas and its halves; at least one value."""
+def _block_sizes(work: WorkShape, options: PlanOptions, program: ProgramFacts) -> Iterator[int]:
+    """The block size asked for; else the one that suits the canvas and its halves; at least one value.
+
+    Where a prediction depends on its batch, and so on the block, those of a lazy mask are those of the run.
+    """
     if options.block is not None:
         check_block(options.block)
         yield options.block
         return
     block = choose_block(work.grid.canvas, options.n_workers)
+    if options.kept_bytes is not None and program.batch_independent:
+        block = choose_lazy_block(work.post.margin)
     while block >= SMALLEST:
         yield block
         block //= 2

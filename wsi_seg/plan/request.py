@@ -106,6 +106,8 @@ class PlanOptions:
     """Interpreter, libraries and the loaded model, as measured."""
     workspace_bytes: int = 0
     """What one prediction call holds inside the runtime beyond that, as measured; every worker makes one at a time."""
+    kept_bytes: int | None = None
+    """Of a lazy mask, whose blocks are predicted as somebody looks at them: memory for their labels. None: a run."""
     skip: bool = True
     """False: tiles without tissue are analysed as well."""
     probabilities: bool = False
