@@ -9,14 +9,17 @@ from wsi_kernels.blend import accumulate, accumulate_probabilities, are_probabil
 from wsi_kernels.components import fill_holes, remove_small
 from wsi_kernels.crf import FieldShape, mean_field
 from wsi_kernels.label import count_labels, label_argmax, label_threshold, probabilities_uint8
+from wsi_kernels.outline import ring_deviations, simple_rings, trace_outlines
 from wsi_kernels.pack import pack_nchw, pack_nhwc
 from wsi_kernels.polygon import fill_polygons
 from wsi_kernels.pyramid import halve_majority, halve_mean
+from wsi_kernels.regions import Count, count_regions, label_regions
 from wsi_kernels.resample import area_resample, area_source_box
 from wsi_kernels.tissue import otsu_threshold, tissue_mask
 from wsi_kernels.window import axis_window
 
 __all__ = [
+    "Count",
     "FieldShape",
     "accumulate",
     "accumulate_probabilities",
@@ -25,12 +28,14 @@ __all__ = [
     "area_source_box",
     "axis_window",
     "count_labels",
+    "count_regions",
     "fill_holes",
     "fill_polygons",
     "halve_majority",
     "halve_mean",
     "label_argmax",
     "label_probabilities",
+    "label_regions",
     "label_threshold",
     "mean_field",
     "otsu_threshold",
@@ -39,5 +44,8 @@ __all__ = [
     "probabilities_uint8",
     "quantise",
     "remove_small",
+    "ring_deviations",
+    "simple_rings",
     "tissue_mask",
+    "trace_outlines",
 ]

@@ -130,6 +130,11 @@ class Result:
         self._check_box(level, box)
         return self._read(self.probabilities(level), (slice(None), *box.slices()))
 
+    def read_probability(self, level: int, channel: int, box: Box) -> NDArray[np.uint8]:
+        """Probabilities of one channel in a box, (h, w) uint8 in 1/255. Raises CorruptOutputError, ValueError."""
+        self._check_box(level, box)
+        return self._read(self.probabilities(level), (channel, *box.slices()))
+
     def read_tiles(self) -> NDArray[np.uint8]:
         """Statuses of tiles, (rows, columns) of TileStatus; of a finished result only."""
         return self._read(self._array(TILES), ...)
