@@ -226,3 +226,24 @@ def test_write_tiff(tmp_path: Path) -> None:
     with pytest.raises(OutputExistsError, match="overwrite=True"):
         result.write_tiff(path)
     result.write_tiff(path, overwrite=True, flat=True)
+
+
+class TestPolygons:
+    def test_their_areas_are_those_of_the_labels(self, made) -> None:
+        result, truth = made
+        for level, labels in enumerate(truth.levels):
+            areas = dict.fromkeys((entry.name for entry in result.classes), 0.0)
+            for outline in result.polygons(level, classes=[EVIL, "stroma"]):
+                assert outline.geometry.is_valid
+                areas[outline.name] += outline.area_um2
+            px_um2 = 0.5 * 0.52 * 4**level
+            assert areas["background"] == 0
+            for index in (1, 2):
+                assert areas[result.classes[index].name] == pytest.approx(px_um2 * int((labels == index).sum()))
+
+    def test_refusals_speak_python(self, made) -> None:
+        result, _ = made
+        with pytest.raises(UsageError, match="the result has levels 0 to 2"):
+            result.polygons(9)
+        with pytest.raises(UsageError, match="nothing"):
+            list(result.polygons(classes=["nothing"]))

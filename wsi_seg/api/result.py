@@ -24,7 +24,7 @@ from wsi_seg.output.store import Location, store_at
 from wsi_seg.output.summary import ClassArea, Summary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator, Sequence
 
     import dask.array
     import matplotlib.axes
@@ -169,17 +169,31 @@ class Result:
         """The whole slide, small: (h, w, 3) RGB uint8."""
         return self._stored.thumbnail.pixels
 
-    def polygons(self, **options: Any) -> Iterable[Outline]:
-        """Outlines of the classes, seams between blocks merged, holes kept, made as they are asked for.
+    def polygons(
+        self,
+        level: int = 0,
+        *,
+        classes: Sequence[str] | None = None,
+        objects: bool = False,
+        simplify_um: float = 0.0,
+    ) -> Iterator[Outline]:
+        """Outlines of the classes, in bounded memory: seams between blocks merged, holes kept.
 
         Args:
-            options: `level` (0), `classes` (names; all but the first), `objects` (False; True: one outline per
-                connected object, with its centroid, area and mean probability) and `simplify_um` (0: exact outlines).
+            level: whose pixels are outlined.
+            classes: names; None: all but the first, the background.
+            objects: one outline for pixels that touch at a corner too, as objects are counted, rather than one for
+                each 4-connected region.
+            simplify_um: leave out corners where the outline moves by this many µm at most; 0: exact.
+
+        Yields:
+            An `Outline` per region. Raises UsageError, CorruptOutputError.
         """
         from wsi_seg.convert import polygons
 
         with in_python_words():
-            return polygons(self._stored, **options)
+            self._checked(level)
+            return polygons(self._stored, level=level, classes=classes, objects=objects, simplify_um=simplify_um)
 
     def overlay(self, level: int | None = None, *, side: int = 1024, opacity: float = 0.55) -> NDArray[np.uint8]:
         """The slide under the class colours, not analysed hatched: (h, w, 3) RGB uint8.
