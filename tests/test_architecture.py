@@ -48,7 +48,15 @@ CONFINED = {
     "openvino": {"wsi_seg/infer/runtime/openvino_predictor.py", "wsi_seg/export/writing.py"},
     "ctypes": {"wsi_seg/infer/device/cuda_driver.py"},
     "coremltools": {"wsi_seg/export/coreml_package.py"},
-    "shapely": {"wsi_seg/plan/roi.py"},
+    "shapely": {
+        "wsi_seg/plan/roi.py",
+        "wsi_seg/convert/outlines.py",
+        "wsi_seg/convert/shapes.py",
+        "wsi_seg/convert/simplification.py",
+        "wsi_seg/convert/geojson_file.py",
+    },
+    "highdicom": {"wsi_seg/convert/dicom_seg.py", "wsi_seg/convert/dicom_source.py"},
+    "pydicom": {"wsi_seg/convert/dicom_seg.py", "wsi_seg/convert/dicom_source.py"},
     "dask": {
         "wsi_seg/api/result.py",
         "wsi_seg/engine/on_demand_array.py",

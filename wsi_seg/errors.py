@@ -29,6 +29,7 @@
     │   ├── CheckpointError   (OSError)            saved weights or state are unreadable or belong to another run
     │   └── DivergedError     (ArithmeticError)    the loss stays NaN or infinite
     ├── EvaluationError       (ValueError)         masks cannot be compared
+    ├── ConversionError       (ValueError)         a result cannot be written in the format asked for
     ├── ClusterError          (RuntimeError)       scheduler or workers are lost, refuse, or cannot do a step
     ├── BatchError            (ValueError)         the inputs or the folder of a batch are wrong
     └── RunStopped                     130 / 143   stopped by a signal; run again to resume
@@ -168,6 +169,10 @@ class DivergedError(TrainingError, ArithmeticError):
 
 class EvaluationError(WsiSegError, ValueError):
     """Predicted and reference masks cannot be compared."""
+
+
+class ConversionError(WsiSegError, ValueError):
+    """A result cannot be written in the format asked for."""
 
 
 class ClusterError(WsiSegError, RuntimeError):

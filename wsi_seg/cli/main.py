@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from wsi_seg import __version__
-from wsi_seg.cli import batch, bench, evaluate, export, inspect, models, run, sample, train, verify
+from wsi_seg.cli import batch, bench, convert, evaluate, export, inspect, models, run, sample, train, verify
 from wsi_seg.cli.collector import leave_memory_to_the_system
 from wsi_seg.errors import WsiSegError
 
@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 for command in (
     run.run, run.plan, batch.batch, batch.status, inspect.info, verify.verify, evaluate.evaluate, sample.sample,
-    models.models, train.train, export.export, bench.bench,
+    models.models, train.train, export.export, bench.bench, convert.convert,
 ):  # fmt: skip
     app.command()(command)
 

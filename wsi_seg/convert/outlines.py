@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,8 +108,8 @@ def outlines_of(
             before.setdefault(became, []).extend(rings)
         held = [before.pop(k, []) + [copied(part) for part in now.get(k)] for k in step.still_open.tolist()]
         if len(step.done):
-            rings, of = gathered([[*before.get(k, ()), *now.get(k)] for k in step.done.tolist()])
-            geometries = simplified(shapes_of(rings, of, frame, objects), frame, simplify_um)
+            ended, of = gathered([[*before.get(k, ()), *now.get(k)] for k in step.done.tolist()])
+            geometries = simplified(shapes_of(ended, of, frame, objects), frame, simplify_um)
             yield from _outlines(geometries, step, names, frame, strip.chances is not None)
 
 

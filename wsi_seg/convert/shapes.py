@@ -68,7 +68,7 @@ def copied(rings: Rings) -> Rings:
 
 
 def gathered(regions: list[list[Rings]]) -> tuple[Rings, NDArray[np.intp]]:
-    """Rings of regions, sorted by region, then outer rings before holes, then by corner; and each one's region, (r,)."""
+    """Rings by region, then outer ones before holes, then by corner; and the number of each one's region, (r,)."""
     parts = [part for region in regions for part in region]
     of = np.repeat(np.arange(len(regions)), [sum(len(sizes) for _, sizes, _ in region) for region in regions])
     points, sizes, areas = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))

@@ -1,0 +1,45 @@
+"""A ring with slits fills the same pixels as the polygon with its holes."""
+
+from __future__ import annotations
+
+import numpy as np
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from wsi_kernels import fill_polygons
+
+from tests.convert.maps import label_maps
+from tests.convert.test_outlines import rings_of, traced
+from wsi_seg.convert.keyhole import keyhole_ring
+
+
+@settings(max_examples=150)
+@given(label_maps(40), st.sampled_from([0.0, 0.6]))
+def test_the_same_px_are_inside(labels, simplify_um):
+    for outline in traced(labels, 9, simplify_um=simplify_um):
+        rings = rings_of(outline.geometry)
+        one = keyhole_ring(rings)
+        box = (0, 0, *labels.shape)
+        assert (fill_polygons([one], box) == fill_polygons(rings, box)).all()
+
+
+@settings(max_examples=100)
+@given(label_maps(40))
+def test_slits_stay_inside_and_are_gone_both_ways(labels):
+    for outline in traced(labels, 9):
+        ring = keyhole_ring(rings_of(outline.geometry))[:, ::-1]
+        line = shapely.LineString(np.vstack([ring, ring[:1]]))
+        assert outline.geometry.covers(line)
+        edges = {}
+        for a, b in zip(map(tuple, ring.tolist()), map(tuple, np.roll(ring, -1, axis=0).tolist()), strict=True):
+            edges[a, b] = edges.get((a, b), 0) + 1
+        inside = [e for e in edges if not outline.geometry.boundary.covers(shapely.LineString(e))]
+        assert all(edges[a, b] == edges.get((b, a)) for a, b in inside)
+
+
+def test_many_holes_in_a_row():
+    labels = np.ones((5, 4001), np.uint8)
+    labels[2, 1::2] = 0
+    (outline,) = traced(labels, 9)
+    ring = keyhole_ring(rings_of(outline.geometry))
+    assert (fill_polygons([ring], (0, 0, 5, 4001)) == (labels == 1)).all()
