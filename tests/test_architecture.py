@@ -58,6 +58,7 @@ CONFINED = {
     "highdicom": {"wsi_seg/convert/dicom_seg.py", "wsi_seg/convert/dicom_source.py"},
     "pydicom": {"wsi_seg/convert/dicom_seg.py", "wsi_seg/convert/dicom_source.py"},
     "dask": {
+        "wsi_seg/api/result.py",
         "wsi_seg/engine/on_demand_array.py",
         "wsi_seg/engine/schedule.py",
         "wsi_seg/engine/cluster/connecting.py",
@@ -73,7 +74,7 @@ CONFINED = {
     "dask_jobqueue": {"wsi_seg/engine/cluster/queueing.py"},
     "typer": {"wsi_seg/cli/"},
     "rich": {"wsi_seg/cli/progress.py", "wsi_seg/cli/train_progress.py", "wsi_seg/cli/batch_progress.py"},
-    "matplotlib": {"wsi_seg/train/record/curves.py", "wsi_seg/evaluate/"},
+    "matplotlib": {"wsi_seg/train/record/curves.py", "wsi_seg/evaluate/", "wsi_seg/api/"},
     "tensorboardX": {"wsi_seg/train/record/log.py"},
     "yaml": {"wsi_seg/train/config.py", "wsi_seg/engine/cluster/queueing.py"},
     "pydantic": {"wsi_seg/train/config.py"},

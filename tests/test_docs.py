@@ -48,6 +48,19 @@ def test_every_command_has_an_example(command: str) -> None:
     assert any(words[0] == command for words in _usages(README.read_text()))
 
 
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_option_is_in_the_guide_under_a_heading_that_names_its_command(command: str) -> None:
+    page = (ROOT / "notebooks/guides/commands.md").read_text()
+    mine = "".join(
+        part for part in re.split(r"^## ", page, flags=re.MULTILINE)[1:] if f"`{command}`" in part.splitlines()[0]
+    )
+    explained = {
+        name for row in re.findall(r"^\| (`-[^|]*) \| \S", mine, re.MULTILINE) for name in row[1:-1].split("`, `")
+    }
+    assert _options(COMMANDS[command]) - {"--help"} <= explained
+    assert f"    wsi-seg {command} " in mine
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_usages_name_commands_and_options_that_exist(page: Path) -> None:
     for words in _usages(page.read_text()):

@@ -30,7 +30,9 @@ STORED_PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 """What weights are stored in; `int8` with Q/DQ nodes."""
 
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
-_PALETTE = ("#d9d9d9", "#e41a1c", "#377eb8", "#4daf4a", "#984ea3", "#ff7f00", "#ffd92f", "#a65628", "#f781bf")
+_PALETTE = ("#d9d9d9", "#d55e00", "#0072b2", "#56b4e9", "#cc79a7", "#f0e442", "#e69f00", "#009e73", "#000000")
+"""Grey for the first class, then the colours of Okabe and Ito (https://jfly.uni-koeln.de/color/, 2002), which people
+with any of the three colour-vision deficiencies tell apart; tests measure how well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class SegmentationClass:
             raise CardError(f"class name {self.name!r}"[:200], rule="a class needs a printable name", remedy=remedy)
         if not isinstance(self.colour, str) or not _COLOUR.fullmatch(self.colour):
             what = f"colour {self.colour!r} of class {self.name!r}"[:200]
-            raise CardError(what, rule="colours are #rrggbb", remedy="e.g. #e41a1c")
+            raise CardError(what, rule="colours are #rrggbb", remedy="e.g. #d55e00")
 
     @property
     def rgb(self) -> tuple[int, int, int]:

@@ -87,6 +87,32 @@ def render_overview(thumbnail: Thumbnail, labels: NDArray[np.integer], spec: Res
     return _png(_compose(slide, overlay, arrangement, spec, summary))
 
 
+def overlay_pixels(
+    thumbnail: Thumbnail, labels: NDArray[np.integer], spec: ResultSpec, side: int, opacity: float = OPACITY
+) -> NDArray[np.uint8]:
+    """The slide under the class colours alone, for whoever has a page of his own.
+
+    Args:
+        thumbnail: of the whole slide; the part that the canvas covers is shown.
+        labels: (h, w) of any label level, whole.
+        spec: the result.
+        side: of the longer side of the picture, px.
+        opacity: of the colours, 0 … 1; 0 is the slide alone, what was not analysed is hatched all the same.
+
+    Returns:
+        (h, w, 3) RGB, uint8.
+    """
+    height_um, width_um = spec.layout.size[0] * spec.mpp.y, spec.layout.size[1] * spec.mpp.x
+    px_per_um = side / max(height_um, width_um)
+    panel = (max(1, round(height_um * px_per_um)), max(1, round(width_um * px_per_um)))
+    return np.asarray(_overlay_panel(_slide_panel(thumbnail, spec, panel), labels, spec, opacity))
+
+
+def png_of(pixels: NDArray[np.uint8]) -> bytes:
+    """PNG of (h, w, 3) RGB pixels."""
+    return _png(Image.fromarray(pixels))
+
+
 def scale_bar_um(panel_um: float) -> float:
     """Round length (1, 2 or 5 times a power of ten) that is at most a quarter of the panel's width.
 
@@ -130,7 +156,9 @@ def _slide_panel(thumbnail: Thumbnail, spec: ResultSpec, panel: Size) -> Image.I
     return picture.resize((panel[1], panel[0]), Image.Resampling.LANCZOS, box=area)
 
 
-def _overlay_panel(slide: Image.Image, labels: NDArray[np.integer], spec: ResultSpec) -> Image.Image:
+def _overlay_panel(
+    slide: Image.Image, labels: NDArray[np.integer], spec: ResultSpec, opacity: float = OPACITY
+) -> Image.Image:
     """The slide under the class colours; not analysed is the slide in grey under a hatch."""
     width, height = slide.size
     rows = (np.arange(height) * labels.shape[0] // height).clip(0, labels.shape[0] - 1)
@@ -139,7 +167,7 @@ def _overlay_panel(slide: Image.Image, labels: NDArray[np.integer], spec: Result
     pixels = np.asarray(slide, dtype=np.float32)
     absent = picked >= len(spec.classes)
     palette = np.array([entry.rgb for entry in spec.classes], dtype=np.float32)
-    coloured = pixels * (1 - OPACITY) + palette[np.where(absent, 0, picked)] * OPACITY
+    coloured = pixels * (1 - opacity) + palette[np.where(absent, 0, picked)] * opacity
     grey = 0.5 * pixels.mean(axis=2, keepdims=True).repeat(3, axis=2) + 0.5 * 235
     grey[_hatch(height, width)] *= 0.5  # seen on black as well as on glass
     return Image.fromarray(np.where(absent[..., None], grey, coloured).round().astype(np.uint8))
