@@ -47,6 +47,24 @@ def test_slides_are_taken_from_where_they_are_said_to_be(given: str, squares_sli
     assert isinstance(only(Gallery.open(Wishes([str(result.path)], slides))).picture, SlidePicture)
 
 
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_tiff_result_is_shown_like_any_other(
+    squares: Result, squares_slide: Path, tmp_path: Path, flat: bool
+) -> None:
+    from wsi_seg.geometry import Box
+    from wsi_seg.output.tiff_writer import write_ome_tiff
+
+    write_ome_tiff(squares, tmp_path / "squares.ome.tif", flat=flat)
+    shown = only(Gallery.open(Wishes([str(tmp_path)], [squares_slide])))
+    assert isinstance(shown.picture, SlidePicture)
+    assert [entry["name"] for entry in shown.describe()["classes"]] == [c.name for c in squares.spec.classes]
+    assert shown.labels is not None
+    assert shown.labels.n_levels == squares.n_levels
+    for level in range(squares.n_levels):
+        box = Box(0, 0, *squares.spec.layout.level_size(level))
+        assert (shown.labels.read(level, box) == squares.read_labels(level, box)).all()
+
+
 def test_a_slide_of_another_size_is_refused(small_slide: Path, tmp_path: Path) -> None:
     result = write_squares(tmp_path / "a" / "b" / "c.seg.zarr")
     with pytest.raises(UsageError, match="1600 x 2048"):

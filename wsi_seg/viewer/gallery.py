@@ -18,6 +18,7 @@ from wsi_seg.viewer.regions import RegionFile
 from wsi_seg.viewer.sampling import Picture, SlidePicture, SmallPicture
 from wsi_seg.viewer.shown import Shown
 from wsi_seg.viewer.sources import LabelSource, StoredLabels
+from wsi_seg.viewer.tiff_result import TiffResult, tiff_facts
 
 if TYPE_CHECKING:
     from wsi_seg.engine.options import RunOptions
@@ -94,6 +95,8 @@ class Gallery:
             shown = self._result(StoredLabels(place), place)
         elif place.startswith(tuple(f"{kind}://" for kind in ("s3", "gs", "az", "http", "https"))):
             raise UsageError(f"{place} is no result", rule="a URL names NAME.seg.zarr")
+        elif tiff_facts(Path(place)):
+            shown = self._tiff(TiffResult(Path(place)), place)
         else:
             shown = self._slide(Path(place))
         if self.wishes.annotations is not None:
@@ -110,6 +113,12 @@ class Gallery:
         elif _is_another(labels, slide):
             notes.append("This slide is not the one that the result was made from: their contents differ.")
         return replace(_of_spec(spec, labels, picture), areas=labels.result.attributes.get("summary"), notes=notes)
+
+    def _tiff(self, labels: TiffResult, place: str) -> Shown:
+        slide = self._slide_of(labels.spec, place)
+        notes = [] if slide else ["The slide is not here: give it with --slide. A TIFF result says no name of it."]
+        picture = None if slide is None else SlidePicture(slide)
+        return replace(_of_spec(labels.spec, labels, picture), areas=labels.areas, notes=notes)
 
     def _slide(self, path: Path) -> Shown:
         """A slide, with labels that are predicted where somebody looks if a model was named."""
@@ -177,7 +186,8 @@ def _expanded(place: str) -> Iterator[str]:
     if isinstance(location, Url) or _is_result(place) or not location.is_dir() or _is_zarr(location):
         yield place
         return
-    names = {path.name.removesuffix(_PARTIAL) for path in location.iterdir() if _is_result(str(path))}
+    found = [path for path in location.iterdir() if _is_result(str(path)) or tiff_facts(path)]
+    names = {path.name.removesuffix(_PARTIAL) for path in found}
     for name in sorted(names):
         yield str(location / name)
 
