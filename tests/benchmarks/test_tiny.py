@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import convert, decoder_alone, decoding, engine, growth, kernels, reader
+from benchmarks import convert, decoder_alone, decoding, engine, growth, kernels, reader, viewer
 from wsi_seg.sample import write_synthetic
 
 
 @pytest.fixture
 def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for slides, models and results."""
-    for module in (engine, growth):
+    for module in (engine, growth, viewer):
         monkeypatch.setattr(module, "INPUTS", tmp_path)
     for side in (600, 900):
         write_synthetic(tmp_path / f"synthetic-{side}-0.tif", (side, side), mpp=0.5, seed=0)
@@ -85,3 +85,9 @@ def test_the_kernels_against_copying(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = kernels.roofline(np.random.default_rng(0), rounds=1)
     assert [row[0] for row in rows] == ["accumulate, cosine 128", "accumulate_probabilities, cosine 128"]
     assert all(float(cell.rstrip(" %")) > 0 for row in rows for cell in row[1:])
+
+
+def test_tiles_of_the_viewer(inputs: Path) -> None:
+    rows = viewer.measured(900, 3)
+    assert [row[:2] for row in rows] == [("slide", "1"), ("slide", "2"), ("labels", "1"), ("labels", "2")]
+    assert all(len(row) == len(viewer.HEADER) and float(row[3]) > 0 for row in rows)
