@@ -14,6 +14,7 @@ from PIL import Image
 from tests.output.making import NA, make_spec
 from wsi_seg.card import named_classes
 from wsi_seg.geometry import Mpp, PyramidLayout
+from wsi_seg.output import overview
 from wsi_seg.output.overview import LONGEST_SIDE, OPACITY, overview_level, render_overview, scale_bar_um
 from wsi_seg.output.result_spec import Thumbnail
 from wsi_seg.output.summary import make_summary
@@ -140,3 +141,28 @@ def test_a_real_slide_is_shown_as_it_is():
     assert abs(left.mean((0, 1)) - picture[20:460].mean((0, 1))).max() < 25
     assert np.ptp(left, axis=2).max() > 60  # the slide in its colours
     assert np.ptp(right, axis=2).max() <= 1  # nothing analysed: no colour at all
+
+
+def test_long_names_of_few_classes_are_whole():
+    spec = flat_spec((400, 1600), 3)
+    names = ["background", "invasive carcinoma of no special type, grade two", "x"]
+    long = make_spec((400, 1600), mpp=spec.mpp, l0_mpp=spec.l0_mpp, l0_offset=(0, 0), classes=named_classes(names))
+    labels, thumbnail = np.zeros((400, 1600), np.uint8), Thumbnail(np.full((40, 160, 3), 240, np.uint8), Mpp(5, 5))
+    summary = make_summary(long, "ab" * 32, [400 * 1600, 0, 0, 0], np.ones(long.tile_grid, np.uint8))
+    entries = overview._legend_entries(long, summary)
+    arrangement = overview._arrange(long, entries)
+    font = overview._font(overview._TEXT_PX)
+    room = arrangement.legend_column - overview._SWATCH - overview._GAP
+    assert font.getlength("  ".join(entries[1][:2])) <= room
+    assert arrangement.legend_columns * arrangement.legend_column <= LONGEST_SIDE
+    assert drawn(spec, labels, thumbnail).size[0] <= LONGEST_SIDE
+
+
+def test_a_tall_slide_has_a_narrow_page_with_panels_as_large():
+    tall = drawn(
+        flat_spec((3000, 500)),
+        np.zeros((300, 50), np.uint8),
+        Thumbnail(np.full((90, 15, 3), 90, np.uint8), Mpp(17, 17)),
+    )
+    assert tall.size[0] < 800
+    assert tall.size[1] > 1200

@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from wsi_seg.batch.record import DONE, FAILED, SlideRecord
 from wsi_seg.output.store import Location, location_of, store_at, way_to
+from wsi_seg.output.summary import area_text
 
 COLUMNS = (
     "name", "slide", "state", "exit_code", "result", "seconds", "analysed_mpx", "tiles_done", "tiles_skipped",
@@ -191,12 +192,16 @@ def _picture(folder: Location, record: SlideRecord) -> str:
     return f'<a href="{place}"><img src="{place}" loading="lazy" alt="overview"></a>'
 
 
+def _area(mm2: float) -> str:
+    return area_text(mm2).replace("mm2", "mm²").replace("um2", "µm²")
+
+
 def _facts(record: SlideRecord) -> str:
     if record.state == FAILED:
         rest = "".join(f"<br><small>{escape(text)}</small>" for text in (record.rule, record.remedy) if text)
         return f"<b>{escape(record.error)}</b>: {escape(record.what)}{rest}"
     areas = "".join(
-        f"<tr><td>{escape(name)}</td><td>{area:,.4f} mm²</td><td>{_percent(percent)}</td></tr>"
+        f"<tr><td>{escape(name)}</td><td>{_area(area)}</td><td>{_percent(percent)}</td></tr>"
         for (name, _, percent), area in zip(
             _areas(record), [*record.areas_mm2.values(), record.not_analysed_mm2], strict=True
         )

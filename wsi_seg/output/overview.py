@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import floor, log10
 
@@ -31,11 +32,18 @@ _FAINT = (110, 110, 110)
 _HATCH = (120, 120, 120)
 _TITLE_PX, _TEXT_PX, _SMALL_PX = 30, 20, 16
 _ROW = 32
-_LEGEND_COLUMN = 380
+_SWATCH = 34
+"""From a swatch's left edge to its text."""
+_LEGEND_COLUMN = (240, 760)
+"""Least and greatest width of a column of the legend."""
+_NARROWEST = 720
+"""Of what is between the margins: the line below the title fits."""
 _MAX_PANELS_HEIGHT = 1100
 _SMALLEST_PANEL = 64
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+LegendEntry = tuple[str, str, tuple[int, int, int] | None]
+"""Name, area in words, colour; None is hatched."""
 Size = tuple[int, int]
 """(height, width) px."""
 
@@ -49,6 +57,8 @@ class _Arrangement:
     """Panels one above the other, for broad slides; else side by side."""
     legend_columns: int
     legend_rows: int
+    legend_column: int
+    """Width of a column."""
 
     @property
     def panels(self) -> Size:
@@ -81,10 +91,11 @@ def render_overview(thumbnail: Thumbnail, labels: NDArray[np.integer], spec: Res
     Returns:
         PNG, at most `LONGEST_SIDE` px on its longest side (more only where the legend is longer).
     """
-    arrangement = _arrange(spec, len(spec.classes))
+    entries = _legend_entries(spec, summary)
+    arrangement = _arrange(spec, entries)
     slide = _slide_panel(thumbnail, spec, arrangement.panel)
     overlay = _overlay_panel(slide, labels, spec)
-    return _png(_compose(slide, overlay, arrangement, spec, summary))
+    return _png(_compose((slide, overlay), arrangement, entries, spec, summary))
 
 
 def overlay_pixels(
@@ -123,17 +134,43 @@ def scale_bar_um(panel_um: float) -> float:
     return max(step * power for step in (1, 2, 5) if step * power <= panel_um / 4 or step == 1)
 
 
-def _arrange(spec: ResultSpec, n_classes: int) -> _Arrangement:
+def _arrange(spec: ResultSpec, entries: Sequence[LegendEntry]) -> _Arrangement:
+    """Panels as large as the page allows, and the legend no broader than they are where that costs them nothing."""
+    column = _legend_column(entries)
+    columns = min(len(entries), max(1, (LONGEST_SIDE - 2 * _MARGIN) // column))
+    first = _arranged(spec, column, columns, len(entries))
+    fitting = max(first.panels[1], _NARROWEST) // column
+    narrow = _arranged(spec, column, min(columns, max(1, fitting)), len(entries))
+    whole = _header_height() + narrow.panels[0] + narrow.legend_rows * _ROW + 2 * _GAP <= LONGEST_SIDE - 2 * _MARGIN
+    return narrow if whole and narrow.panel == first.panel else first
+
+
+def _arranged(spec: ResultSpec, column: int, columns: int, n_entries: int) -> _Arrangement:
     height_um, width_um = spec.layout.size[0] * spec.mpp.y, spec.layout.size[1] * spec.mpp.x
     stacked = width_um > 1.6 * height_um
-    columns = min(n_classes + 1, (LONGEST_SIDE - 2 * _MARGIN) // _LEGEND_COLUMN)
-    rows = ceil_div(n_classes + 1, columns)
+    rows = ceil_div(n_entries, columns)
     free = min(_MAX_PANELS_HEIGHT, LONGEST_SIDE - 2 * _MARGIN - _header_height() - rows * _ROW - 2 * _GAP)
     room_h = (free - _GAP) / 2 if stacked else free
     room_w = LONGEST_SIDE - 2 * _MARGIN if stacked else (LONGEST_SIDE - 2 * _MARGIN - _GAP) / 2
     px_per_um = min(max(room_h, _SMALLEST_PANEL) / height_um, room_w / width_um)
     panel = (max(1, round(height_um * px_per_um)), max(1, round(width_um * px_per_um)))
-    return _Arrangement(panel, stacked, columns, rows)
+    return _Arrangement(panel, stacked, ceil_div(n_entries, rows), rows, column)
+
+
+def _legend_entries(spec: ResultSpec, summary: Summary) -> list[LegendEntry]:
+    """The classes, and the not analysed last."""
+    entries: list[LegendEntry] = [
+        (legible(_in_a_line(area.name)), _area_text(area.mm2, area.percent), entry.rgb)
+        for area, entry in zip(summary.classes, spec.classes, strict=True)
+    ]
+    return [*entries, (NOT_ANALYSED, _area_text(summary.not_analysed_mm2, None), None)]
+
+
+def _legend_column(entries: Sequence[LegendEntry]) -> int:
+    """Width that the longest entry wants, within what is sensible."""
+    font, (least, most) = _font(_TEXT_PX), _LEGEND_COLUMN
+    widest = max(font.getlength(f"{name}  {text}") for name, text, _ in entries)
+    return min(most, max(least, _SWATCH + round(widest) + 2 * _GAP))
 
 
 def _header_height() -> int:
@@ -180,10 +217,14 @@ def _hatch(height: int, width: int) -> NDArray[np.bool_]:
 
 
 def _compose(
-    slide: Image.Image, overlay: Image.Image, arrangement: _Arrangement, spec: ResultSpec, summary: Summary
+    panels: tuple[Image.Image, Image.Image],
+    arrangement: _Arrangement,
+    entries: Sequence[LegendEntry],
+    spec: ResultSpec,
+    summary: Summary,
 ) -> Image.Image:
-    legend_width = arrangement.legend_columns * _LEGEND_COLUMN
-    width = 2 * _MARGIN + max(arrangement.panels[1], legend_width)
+    legend_width = arrangement.legend_columns * arrangement.legend_column
+    width = 2 * _MARGIN + max(arrangement.panels[1], legend_width, min(_NARROWEST, LONGEST_SIDE - 2 * _MARGIN))
     top = _MARGIN + _header_height()
     legend_top = top + arrangement.panels[0] + 2 * _GAP
     page = Image.new("RGB", (width, legend_top + arrangement.legend_rows * _ROW + _MARGIN), _PAPER)
@@ -191,11 +232,11 @@ def _compose(
     _draw_title(draw, width - 2 * _MARGIN, spec, summary)
     left = (width - arrangement.panels[1]) // 2
     down, right = arrangement.second
-    for picture, x, y in ((slide, left, top), (overlay, left + right, top + down)):
+    for picture, x, y in ((panels[0], left, top), (panels[1], left + right, top + down)):
         page.paste(picture, (x, y))
         draw.rectangle((x - 1, y - 1, x + picture.width, y + picture.height), outline=_FAINT)
         _draw_scale_bar(draw, picture, (x, y), spec)
-    _draw_legend(draw, legend_top, arrangement, spec, summary)
+    _draw_legend(draw, legend_top, arrangement, entries)
     return page
 
 
@@ -230,23 +271,18 @@ def _draw_scale_bar(draw: ImageDraw.ImageDraw, panel: Image.Image, corner: Size,
 
 
 def _draw_legend(
-    draw: ImageDraw.ImageDraw, top: int, arrangement: _Arrangement, spec: ResultSpec, summary: Summary
+    draw: ImageDraw.ImageDraw, top: int, arrangement: _Arrangement, entries: Sequence[LegendEntry]
 ) -> None:
-    """One row per class, filled column by column, and the not analysed last."""
-    font = _font(_TEXT_PX)
-    rows: list[tuple[str, str, tuple[int, int, int] | None]] = [
-        (area.name, _area_text(area.mm2, area.percent), entry.rgb)
-        for area, entry in zip(summary.classes, spec.classes, strict=True)
-    ]
-    rows.append((NOT_ANALYSED, _area_text(summary.not_analysed_mm2, None), None))
-    for n, (name, text, colour) in enumerate(rows):
+    """One row per entry, filled column by column."""
+    font, wide = _font(_TEXT_PX), arrangement.legend_column
+    for n, (name, text, colour) in enumerate(entries):
         column, row = divmod(n, arrangement.legend_rows)
-        x, y = _MARGIN + column * _LEGEND_COLUMN, top + row * _ROW
+        x, y = _MARGIN + column * wide, top + row * _ROW
         _draw_swatch(draw, (x, y + 2, x + 24, y + 22), colour)
-        room = _LEGEND_COLUMN - 34 - _GAP - round(draw.textlength(f"  {text}", font=font))
-        shown = _shortened(draw, _in_a_line(name), font, room)
-        draw.text((x + 34, y), shown, font=font, fill=_INK)
-        draw.text((x + 34 + round(draw.textlength(f"{shown}  ", font=font)), y), text, font=font, fill=_FAINT)
+        room = wide - _SWATCH - _GAP - round(draw.textlength(f"  {text}", font=font))
+        shown = _shortened(draw, name, font, room)
+        draw.text((x + _SWATCH, y), shown, font=font, fill=_INK)
+        draw.text((x + _SWATCH + round(draw.textlength(f"{shown}  ", font=font)), y), text, font=font, fill=_FAINT)
 
 
 def _draw_swatch(
