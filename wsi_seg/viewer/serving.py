@@ -20,6 +20,7 @@ from wsi_seg.viewer.server import make_app
 
 DEFAULT_PORT = 8765
 _TRIED_PORTS = 20
+_BACKLOG = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ def bound(address: Address) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((address.host, port))
+            listener.listen(_BACKLOG)  # so that who is told the address at once does not come too early
         except (OSError, OverflowError) as refused:
             listener.close()
             error = refused if isinstance(refused, OSError) else OSError(str(refused))
