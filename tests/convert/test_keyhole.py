@@ -43,3 +43,15 @@ def test_many_holes_in_a_row():
     (outline,) = traced(labels, 9)
     ring = keyhole_ring(rings_of(outline.geometry))
     assert (fill_polygons([ring], (0, 0, 5, 4001)) == (labels == 1)).all()
+
+
+def test_slits_on_one_edge_are_met_in_order():
+    """Down the left side and up the right side of a wall: nothing of it is gone along twice."""
+    labels = np.ones((20, 16), np.uint8)
+    labels[2:18:4, 3] = 0  # slits to the left edge, which runs upwards
+    labels[3:19:4, 12] = 0  # past no other hole: to the left edge too
+    labels[1:19, 7] = 0  # a wall, so that those end on its right side, which runs downwards as a hole's
+    (outline,) = traced(labels, 9)
+    ring = keyhole_ring(rings_of(outline.geometry))
+    length = np.abs(ring - np.roll(ring, -1, axis=0)).sum()
+    assert length == outline.geometry.length + 2 * (4 * 3 + 4 * 4 + 7)

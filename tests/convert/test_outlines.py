@@ -146,3 +146,27 @@ def test_a_line_of_many_pieces_joins():
 def test_nothing_to_trace():
     assert traced(np.zeros((5, 7), np.uint8), 2) == []
     assert traced(np.full((5, 7), 255, np.uint8), 2) == []
+
+
+def test_a_hole_belongs_to_the_innermost_part_around_it():
+    """An object whose inner part, with a hole of its own, hangs at a corner inside the hole of its outer part."""
+    labels = np.ones((11, 11), np.uint8)
+    labels[1:10, 1:10] = 0
+    labels[1:7, 1:7] = 1
+    labels[1, 1:7] = labels[1:7, 1] = 0
+    labels[1, 1] = 1
+    labels[3:5, 3:5] = 0
+    (outline,) = traced(labels, 3, objects=True)
+    outer, inner = outline.geometry.geoms
+    assert (len(outer.interiors), len(inner.interiors)) == (1, 1)
+    assert outline.geometry.is_valid
+    assert (outer.area, inner.area) == (11 * 11 - 9 * 9 + 1, 25 - 4)
+
+
+def test_a_simplification_that_is_not_valid_is_not_taken(monkeypatch):
+    y, x = np.mgrid[:60, :60]
+    labels = ((y - 30) ** 2 + (x - 30) ** 2 < 25**2).astype(np.uint8)
+    (exact,) = traced(labels, 9)
+    monkeypatch.setattr(shapely, "is_valid", lambda shapes: np.zeros(len(shapes), bool))
+    (kept,) = traced(labels, 9, False, 0.5)
+    assert kept.geometry.wkb == exact.geometry.wkb

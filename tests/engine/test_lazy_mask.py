@@ -135,6 +135,14 @@ class TestTheLabelsOfARun:
                 box = Box(0, 0, *labels.shape)
                 np.testing.assert_array_equal(mask.read_available(level, box)[0], labels)
 
+    def test_runtimes_are_not_measured_while_somebody_waits(
+        self, small_slide: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("wsi_seg.infer.rough_throughput", lambda *_, **__: 1e-9)
+        monkeypatch.setattr("wsi_seg.infer.choose_program", lambda *_: pytest.fail("it takes a quarter of a minute"))
+        with lazy(small_slide, runtime="auto", precision="auto") as mask:
+            assert mask.plan.program.runtime == "openvino"
+
     def test_a_real_slide(self, run: Runs, shared: Path) -> None:
         slide = shared / "slides/cmu-1-small-region/cmu-1-small-region.svs"
         options = {"model": "nuclei", "tile": None, "block": None, "skip_background": True}
@@ -186,11 +194,11 @@ class TestOnlyWhatIsLookedAt:
         pixels[300:590, 20:240] = (190, 110, 170)
         with lazy(ArraySlide(pixels, mpp=0.5), skip_background=True) as mask:
             right = Box(0, 512, 600, 700)
-            assert (mask[:, 512:] == 255).all()
-            assert predicted == []
             labels, complete = mask.read_available(0, right)
             assert complete
             assert (labels == 255).all()
+            assert (mask[:, 512:] == 255).all()
+            assert predicted == []
             assert mask.missing(0, Box(0, 0, 600, 700)) == [(1, 0), (0, 0), (2, 0)], (
                 "what is analysed grows by a margin"
             )
@@ -333,11 +341,12 @@ class TestTheEnd:
         assert slide.read_region(Box(0, 0, 2, 2), 0).shape == (2, 2, 3)
         slide.close()
 
+    @pytest.mark.parametrize("workers", [1, 2])
     def test_while_others_wait_for_their_blocks(
-        self, small_slide: Path, closed: list[str], monkeypatch: pytest.MonkeyPatch
+        self, small_slide: Path, closed: list[str], monkeypatch: pytest.MonkeyPatch, workers: int
     ) -> None:
         predict, begun, go_on = ProgramPredictor.predict, threading.Event(), threading.Event()
-        mask = lazy(small_slide, workers=2)
+        mask = lazy(small_slide, workers=workers)
 
         def slowly(self: ProgramPredictor, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
             begun.set()
@@ -346,10 +355,15 @@ class TestTheEnd:
             return predict(self, batch)
 
         monkeypatch.setattr(ProgramPredictor, "predict", slowly)
-        with ThreadPoolExecutor(6) as pool:
-            looks = [pool.submit(mask.__getitem__, (slice(None), slice(x, x + 300))) for x in range(0, 1500, 300)]
+        wide: list[Any] = [(slice(None), slice(x, x + 300)) for x in range(300, 1500, 300)]
+        with ThreadPoolExecutor(7) as pool:
+            looks = [pool.submit(mask.__getitem__, (0, 0))]  # in its own thread: the others' wait in those of the mask
             begun.wait(60)
+            looks += [pool.submit(mask.__getitem__, key) for key in wide]
             ended = pool.submit(mask.close)
+            with pytest.raises(TimeoutError):
+                ended.result(0.5)
+            assert closed == []
             go_on.set()
             ended.result(60)
             for look in looks:

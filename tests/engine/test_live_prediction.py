@@ -149,6 +149,7 @@ def test_after_the_end_nothing_is_begun(mask: Mask) -> None:
     prediction.close()
     prediction.close()
     assert mask.begun == blocks(1)
+    assert prediction.n_waiting == 0
     assert prediction.wait(1, 60) == 1, "whoever waits is told at once"
     with pytest.raises(UsageError, match="closed"):
         prediction.wanted(blocks(3))

@@ -43,7 +43,10 @@ def open_mask(source: Path | Slide, options: RunOptions | None = None, *, cache_
     """The labels of a slide as an array that predicts what is read of it.
 
     `cache_bytes` is the memory for labels that were predicted already, and part of the plan's promise. Of the options,
-    those that say where and how a result is stored count for nothing. Close it, or use it in a `with`.
+    those that say where and how a result is stored count for nothing. Runtime and precision `auto` are the preferred
+    ones: a run measures them on a large slide, which takes longer than a first view may. So the labels are those of a
+    run with the same options byte for byte where these are named, or the run has taken the preferred ones, too. Close
+    it, or use it in a `with`.
 
     Raises the leaves of SlideError, ModelError and PlanError; UsageError.
 

@@ -87,8 +87,8 @@ class RunOptions:
     crf: Mapping[str, float] | None = None
     """`radius_um`, `iterations`, `colour`, `weight` of the CRF, each with a default; None: no CRF."""
     lazy_bytes: int | None = None
-    """Set by `open_mask`: memory for labels of predicted blocks. Tiles and blocks are then small, for a first view is
-    to be there soon. None: a run."""
+    """Set by `open_mask`: memory for labels of predicted blocks. Tiles and blocks are then small and runtimes are not
+    measured, for a first view is to be there soon. None: a run."""
     flat_tiff: bool = False
     """For TIFF results: the pyramid in the main chain, so that OpenSlide sees every level."""
 

@@ -235,8 +235,10 @@ def _measured(
     with steps.step("thumbnail"):
         probes = probe_tiles(slide, scale, thumbnail, options.tile or predictor.card.tile_size)
     height, width = scale.canvas_size
+    # Somebody waits for the first view of a lazy mask: what is preferred is taken, whatever the slide's size.
+    n_px = height * width if options.lazy_bytes is None else 0
     with steps.step("choose"):
-        loaded, chosen = _chosen(loaded, probes, height * width)
+        loaded, chosen = _chosen(loaded, probes, n_px)
     model, predictor = loaded.model, loaded.predictor
     blend = chosen_blend(options.blend, predictor)
     with steps.step("halo"):
