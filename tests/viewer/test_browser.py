@@ -72,7 +72,12 @@ def test_classes_opacity_and_layers_can_be_switched(page: Page) -> None:
     page.go("#x=992&y=736&zoom=2&slide=1&labels=1&opacity=100&hide=0")
     middle = page.canvas().shape[0] // 2, page.canvas().shape[1] // 2
     assert np.abs(page.canvas()[middle] - RED).max() < 8
-    page.page.locator("#classes input").nth(1).uncheck()
+    page.page.locator("#classes input[type=color]").nth(1).fill("#00c8ff")
+    page.settled()
+    assert np.abs(page.canvas()[middle] - [0, 200, 255]).max() < 8
+    assert "colours=1-00c8ff" in page.page.url
+    page.page.locator("#classes input[type=color]").nth(1).fill("#ff0000")
+    page.page.locator("#classes input[type=checkbox]").nth(1).uncheck()
     page.settled()
     assert page.canvas()[middle].max() < 60  # the slide's dark square
     page.page.keyboard.press("2")

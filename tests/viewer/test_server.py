@@ -99,6 +99,14 @@ def test_the_class_under_a_px(client: httpx.Client) -> None:
     assert client.get(f"/api/{the_id(client)}/at/{L0_SIZE[0]}/0").status_code == 404
 
 
+def test_colours_can_be_others_than_the_models(client: httpx.Client) -> None:
+    tile, (y, x) = f"/tile/{the_id(client)}/labels/{TOP}/0/0", SQUARES[0]
+    assert rgba(client.get(f"{tile}?colours=1-01aBff"))[y, x].tolist() == [1, 171, 255, 255]
+    assert rgba(client.get(f"{tile}?colours=7-000000"))[y, x].tolist() == [255, 0, 0, 255]
+    for bad in ("1-01abf", "1", "x-000000", "1-00000g", "-1-000000"):
+        assert client.get(f"{tile}?colours={bad}").status_code == 404
+
+
 def test_addresses_of_nothing_are_not_found(client: httpx.Client) -> None:
     shown = the_id(client)
     for address in (

@@ -7,6 +7,7 @@ wrong is told to the log on this machine; the browser gets a number and no words
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
@@ -147,7 +148,8 @@ class _Pages:
     def tile(self, request: Request) -> Response:
         """A tile of a layer."""
         shown = self._shown(request)
-        picked = shown.layer_tile(request.path_params["layer"], _view(shown, request), _hidden(request))
+        layer, view = request.path_params["layer"], _view(shown, request)
+        picked = shown.layer_tile(layer, view, _hidden(request), _colours(request))
         return _answer(picked, keep="v" in request.query_params)
 
     def difference(self, request: Request) -> Response:
@@ -180,6 +182,17 @@ def _view(shown: Shown, request: Request) -> ViewBox:
 def _hidden(request: Request) -> set[int]:
     """Classes that are not to be seen: `?hide=1.4`."""
     return {_number(part) for part in request.query_params.get("hide", "").split(".") if part}
+
+
+def _colours(request: Request) -> dict[int, str]:
+    """Colours that the page wants for classes: `?colours=1-ff0000.2-00aa88`."""
+    found = {}
+    for part in filter(None, request.query_params.get("colours", "").split(".")):
+        index, _, colour = part.partition("-")
+        if not re.fullmatch(r"[0-9a-fA-F]{6}", colour, re.ASCII):
+            raise KeyError(part)
+        found[_number(index)] = f"#{colour}"
+    return found
 
 
 def _numbers(request: Request, *names: str) -> list[int]:

@@ -11,7 +11,7 @@ let version = shown.state.version;
 const page = Math.floor(Math.random() * 1e8); // several pages may look at once
 
 // ---- what is to be seen; all of it stands in the permalink
-const wish = { slide: true, labels: true, opacity: 55, hidden: new Set(shown.classes.length > 1 ? [0] : []), heat: "", other: "", mode: "difference" };
+const wish = { slide: true, labels: true, opacity: 55, hidden: new Set(shown.classes.length > 1 ? [0] : []), heat: "", other: "", mode: "difference", colours: new Map() };
 
 function readLink() {
   const link = new URLSearchParams(location.hash.slice(1));
@@ -22,6 +22,10 @@ function readLink() {
   if (link.has("heat")) wish.heat = link.get("heat");
   if (link.has("other") && shown.others.some((each) => each.id === link.get("other"))) wish.other = link.get("other");
   if (link.get("mode") === "beside") wish.mode = "beside";
+  if (link.has("colours")) {
+    const found = [...link.get("colours").matchAll(/(\d+)-([0-9a-f]{6})/g)].filter(([, n]) => Number(n) < shown.classes.length);
+    wish.colours = new Map(found.map(([, n, colour]) => [Number(n), `#${colour}`]));
+  }
   return link;
 }
 
@@ -32,6 +36,7 @@ function writeLink() {
     opacity: wish.opacity, hide: [...wish.hidden].join("."),
   });
   if (wish.heat !== "") link.set("heat", wish.heat);
+  if (wish.colours.size) link.set("colours", coloursText());
   if (wish.other) { link.set("other", wish.other); link.set("mode", wish.mode); }
   history.replaceState(null, "", `#${link}`);
 }
@@ -64,8 +69,12 @@ function go(x, y, zoom) {
   osd.viewport.panTo(toViewport(x, y), true);
 }
 
+const coloursText = () => [...wish.colours].map(([n, colour]) => `${n}-${colour.slice(1)}`).join(".");
+const colourOf = (n) => wish.colours.get(n) ?? shown.classes[n].colour;
+
 function tiles(ofId, layer, hide = "") {
-  const query = `v=${encodeURIComponent(ofId === id ? version : "0")}${hide ? `&hide=${hide}` : ""}`;
+  const looks = layer === "labels" ? (hide ? `&hide=${hide}` : "") + (wish.colours.size ? `&colours=${coloursText()}` : "") : "";
+  const query = `v=${encodeURIComponent(ofId === id ? version : "0")}${looks}`;
   return (level, row, column) => `../tile/${ofId}/${layer}/${level}/${row}/${column}?${query}`;
 }
 
@@ -74,7 +83,7 @@ function render() {
   const opacity = wish.labels ? wish.opacity / 100 : 0;
   const differing = wish.other && wish.mode === "difference";
   layers.set("slide", "slide", tiles(id, "slide"), shown.has_slide && wish.slide ? 1 : 0);
-  if (shown.has_labels) layers.set("labels", `${version}|${hide}`, tiles(id, "labels", hide), differing ? 0 : opacity);
+  if (shown.has_labels) layers.set("labels", `${version}|${hide}|${coloursText()}`, tiles(id, "labels", hide), differing ? 0 : opacity);
   if (wish.heat !== "") layers.set("heat", `${version}|${wish.heat}`, tiles(id, `probability-${wish.heat}`), 0.8);
   else layers.remove("heat");
   if (differing) {
@@ -85,7 +94,7 @@ function render() {
   for (const [box, on] of [["show-slide", wish.slide], ["show-labels", wish.labels]]) by(box).checked = on;
   by("opacity").value = wish.opacity;
   by("opacity-text").textContent = `${wish.opacity} %`;
-  for (const input of by("classes").querySelectorAll("input")) input.checked = !wish.hidden.has(Number(input.value));
+  for (const input of by("classes").querySelectorAll("input[type=checkbox]")) input.checked = !wish.hidden.has(Number(input.value));
   if (osd.world.getItemCount()) writeLink();
 }
 
@@ -106,7 +115,7 @@ function renderBeside(hide, opacity) {
     other.addOnceHandler("tile-loaded", () => { copyPlace(osd, other); smooth = null; smoothing(); });
   }
   beside.layers.set("slide", "slide", tiles(id, "slide"), shown.has_slide && wish.slide ? 1 : 0);
-  beside.layers.set("labels", hide, tiles(wish.other, "labels", hide), opacity);
+  beside.layers.set("labels", `${hide}|${coloursText()}`, tiles(wish.other, "labels", hide), opacity);
 }
 
 let following = false;
@@ -124,21 +133,28 @@ function follow(from, to) {
 // ---- classes
 function renderClasses() {
   const areas = shown.state.areas;
-  const rows = shown.classes.map((each, n) => classRow(n, each.name, { background: each.colour }, "", areas?.classes[n]));
+  const rows = shown.classes.map((each, n) => classRow(n, each.name, swatch(n), areas?.classes[n]));
   if (shown.has_labels) {
-    rows.push(classRow(shown.classes.length, "not analysed", {}, "hatched", areas ? { mm2: areas.not_analysed_mm2 } : null));
+    rows.push(classRow(shown.classes.length, "not analysed", element("span", { className: "swatch hatched" }), areas ? { mm2: areas.not_analysed_mm2 } : null));
   }
   by("classes").replaceChildren(...rows);
   by("classes-part").hidden = !shown.has_labels;
   by("areas-total").textContent = areas ? `analysed ${areaText(areas.analysed_mm2)}` : "";
-  for (const input of by("classes").querySelectorAll("input")) input.checked = !wish.hidden.has(Number(input.value));
+  for (const input of by("classes").querySelectorAll("input[type=checkbox]")) input.checked = !wish.hidden.has(Number(input.value));
 }
 
-function classRow(index, name, style, more, area) {
+function swatch(n) {
+  return element("input", {
+    type: "color", className: "swatch", value: colourOf(n), title: "another colour", "aria-label": `colour of ${shown.classes[n].name}`,
+    onchange: (event) => { wish.colours.set(n, event.target.value); render(); },
+  });
+}
+
+function classRow(index, name, swatch, area) {
   const box = element("input", { type: "checkbox", value: String(index), onchange: () => toggleClass(index) });
   const amount = area ? areaText(area.mm2) + (area.percent === undefined ? "" : `  ${area.percent.toFixed(1)} %`) : "";
   return element("label", { className: "class" }, [
-    box, element("span", { className: `swatch ${more}`, style }), name, element("span", { className: "amount" }, [amount]),
+    box, swatch, name, element("span", { className: "amount" }, [amount]),
   ]);
 }
 
