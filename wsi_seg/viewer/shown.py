@@ -61,8 +61,6 @@ class Shown:
     """Level-0 px (y, x) from which coordinates in GeoJSON are counted: the corner of the scanned bounds."""
     picture: Picture | None
     labels: LabelSource | None
-    areas: dict[str, Any] | None = None
-    """What a finished result counted: `classes`, `analysed_mm2`, `not_analysed_mm2`."""
     notes: list[str] = field(default_factory=list)
     regions: RegionFile | None = None
     predict_in: Callable[[tuple[float, float, float, float], str], int] | None = None
@@ -154,20 +152,25 @@ class Shown:
     def state(self) -> dict[str, Any]:
         """How far the labels are, and the areas so far."""
         if self.labels is None:
-            return {"version": "0", "finished": True, "areas": None}
+            return {"version": "0", "run": "", "finished": True, "areas": None}
         state = self.labels.state()
         return {
             "version": state.version,
+            "run": self.labels.run,
             "finished": state.finished,
             "done": state.n_done,
             "tasks": state.n_tasks,
             "areas": self._areas(state),
         }
 
+    def is_of(self, version: str) -> bool:
+        """Whether the labels that are read now are of the run that a version names: such a tile may be kept."""
+        return self.labels is None or version.partition("-")[0] == self.labels.run
+
     def _areas(self, state: SourceState) -> dict[str, Any] | None:
         assert self.labels is not None
         if state.counts is None:
-            return self.areas
+            return state.areas
         *of_classes, absent = state.counts
         pixel, total = self.labels.spec.pixel_mm2, max(1, sum(of_classes))
         return {
