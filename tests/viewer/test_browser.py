@@ -349,3 +349,18 @@ def test_a_comparison_with_a_run_follows_it(
         assert (grey != page.canvas()).any()
         assert (page.canvas() == 255).all()  # they are the same now
         page.close()
+
+
+def test_a_link_to_two_panes_shows_the_same_again(
+    squares: Result, tmp_path: Path, browser: Any, serve: Callable[..., Any]
+) -> None:
+    other = write_squares(tmp_path / "b.seg.zarr", name="b")
+    with serve(Gallery.open(Wishes([str(squares.path), str(other.path)]))) as where:
+        shown = httpx.get(where + "api").json()
+        page = Page(browser, f"{where}view/{shown[0]['id']}#x=1024&y=800&zoom=0.4&mode=beside&other={shown[1]['id']}")
+        for _ in range(2):
+            page.page.wait_for_timeout(1500)
+            assert "zoom=0.4000000" in page.page.url
+            page.page.reload()
+            page.settled()
+        page.close()

@@ -43,7 +43,7 @@ function writeLink() {
 function makeOsd(where) {
   const made = OpenSeadragon({
     element: by(where), drawer: "canvas", prefixUrl: "../static/", showNavigationControl: false, showNavigator: where === "osd-left",
-    navigatorPosition: "TOP_RIGHT", navigatorBackground: "#fff", navigatorBorderColor: "#d0d7de", navigatorDisplayRegionColor: "#0072b2", navigatorSizeRatio: 0.18, animationTime: 0.4, maxZoomPixelRatio: 16, minZoomImageRatio: 0.8, visibilityRatio: 0.3, preserveViewport: true,
+    navigatorPosition: "TOP_RIGHT", navigatorBackground: "#fff", navigatorBorderColor: "#d0d7de", navigatorDisplayRegionColor: "#0072b2", navigatorSizeRatio: 0.18, animationTime: 0.4, maxZoomPixelRatio: 16, minZoomImageRatio: 0.8, visibilityRatio: 0.3, preserveViewport: true, preserveImageSizeOnResize: true,
     minPixelRatio: 0.51, // at a half, a quarter, … the level of that very size, px for px
     imageLoaderLimit: 8, maxImageCacheCount: 400, gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
     crossOriginPolicy: "Anonymous", immediateRender: true, subPixelRoundingForTransparency: 2, debugMode: false,
@@ -67,6 +67,8 @@ function place() {
   return { x, y, zoom: (osd.viewport.getZoom(true) * osd.viewport.getContainerSize().x) / l0Width }; // screen px per level-0 px
 }
 function go(x, y, zoom) {
+  const { clientWidth, clientHeight } = by("osd-left"); // which it notices later, where a second pane has just come
+  osd.viewport.resize(new OpenSeadragon.Point(clientWidth, clientHeight), true);
   osd.viewport.zoomTo((zoom * l0Width) / osd.viewport.getContainerSize().x, null, true);
   osd.viewport.panTo(toViewport(x, y), true);
 }
