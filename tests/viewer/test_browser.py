@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from wsi_seg.geometry import Box
 from wsi_seg.output.label_store import Result
 from wsi_seg.plan import read_roi
 from wsi_seg.viewer.gallery import Gallery, Wishes
+from wsi_seg.viewer.shown import Shown
 
 RED = np.array([255, 0, 0])
 
@@ -231,3 +233,139 @@ def test_a_folder_is_a_gallery(squares: Result, tmp_path: Path, browser: Any, se
         page.locator(".card").first.click()
         page.wait_for_url("**/view/*")
         context.close()
+
+
+def test_layers_that_come_out_of_order_leave_none_behind(
+    squares: Result, browser: Any, serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = Shown.layer_tile
+
+    def slow(self: Shown, layer: str, view: Any, hidden: Any = (), *more: Any) -> Any:
+        if layer == "labels" and 1 in hidden:
+            Event().wait(1.5)
+        return quick(self, layer, view, hidden, *more)
+
+    monkeypatch.setattr(Shown, "layer_tile", slow)
+    with serve(Gallery.open(Wishes([str(squares.path)]))) as where:
+        page = Page(browser, where)
+        page.go("#x=992&y=736&zoom=2&slide=0&labels=1&opacity=100&hide=0")
+        page.page.keyboard.press("2")  # its tiles are slow,
+        page.page.wait_for_timeout(400)
+        page.page.keyboard.press("2")  # and these are here already
+        page.page.wait_for_function("() => window.wsiSeg.osd.world.getItemCount() === 2", timeout=20_000)
+        page.page.keyboard.press("m")
+        page.page.wait_for_timeout(300)
+        page.settled()
+        assert not (page.canvas() == RED).all(-1).any()
+        page.close()
+
+
+def test_keys_are_the_pages_and_not_those_of_its_library(page: Page) -> None:
+    box = page.page.locator("#left").bounding_box()
+    page.page.mouse.click(box["x"] + 300, box["y"] + 300)  # it has the focus now
+    for key in ("f", "r"):
+        page.page.keyboard.press(key)
+    viewport = "window.wsiSeg.osd.viewport"
+    assert page.page.evaluate(f"[{viewport}.getFlip(), {viewport}.getRotation()]") == [False, 0]
+    page.page.locator("#help").focus()
+    page.page.keyboard.press("Enter")
+    assert page.page.evaluate("document.getElementById('keys').open")
+    page.page.keyboard.press("Escape")
+
+
+def test_the_class_of_a_px_does_not_stand_beside_another(page: Page) -> None:
+    page.go("#x=992&y=736&zoom=1&slide=1&labels=1&opacity=50&hide=")
+    box = page.page.locator("#left").bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.page.mouse.move(*middle)
+    page.page.wait_for_function("() => document.getElementById('cursor').textContent.includes('square')")
+    page.page.route("**/at/**", lambda _: None)  # never answered
+    page.page.mouse.move(middle[0] + 150, middle[1])
+    page.page.wait_for_function("() => document.getElementById('cursor').textContent.includes('x 1142 px')")
+    assert "square" not in page.page.locator("#cursor").text_content()
+
+
+def test_moving_the_slide_while_drawing_sets_no_point(page: Page) -> None:
+    page.go("#x=1000&y=700&zoom=0.5")
+    box = page.page.locator("#left").bounding_box()
+    page.page.locator("#draw").click()
+    page.page.mouse.move(box["x"] + 200, box["y"] + 200)
+    page.page.mouse.down()
+    page.page.mouse.move(box["x"] + 300, box["y"] + 300, steps=10)
+    page.page.mouse.up()
+    page.page.wait_for_timeout(400)
+    assert page.page.evaluate("window.wsiSeg.regions.open.rings[0].length") == 0
+    page.page.keyboard.press("Escape")
+
+
+def test_of_a_file_of_regions_all_is_taken_or_nothing(page: Page) -> None:
+    ring = [[0, 0], [9, 0], [9, 9], [0, 9]]
+    polygon = {"type": "Polygon", "coordinates": [ring]}
+    point = {"type": "Point", "coordinates": [0, 0]}
+    add = (
+        "content => { const r = window.wsiSeg.regions; try { r.addGeoJson(content, [0, 0]); } catch {} return r.list; }"
+    )
+    assert page.page.evaluate(add, [polygon, point]) == []
+    (region,) = page.page.evaluate(add, {"type": "GeometryCollection", "geometries": [polygon]})
+    assert region["rings"] == [ring]  # no point of one that does not close is lost
+    page.page.evaluate("window.wsiSeg.regions.list = []")
+
+
+def test_what_others_wrote_of_a_region_is_kept(
+    squares: Result, tmp_path: Path, browser: Any, serve: Callable[..., Any]
+) -> None:
+    kept = tmp_path / "regions.geojson"
+    feature = {
+        "type": "Feature",
+        "id": "u1",
+        "geometry": {"type": "Polygon", "coordinates": [[[100, 100], [300, 100], [300, 300], [100, 100]]]},
+        "properties": {"objectType": "annotation", "name": "core", "classification": {"name": "a", "color": [1, 2, 3]}},
+    }
+    kept.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    with serve(Gallery.open(Wishes([str(squares.path)], annotations=kept))) as where:
+        page = Page(browser, where)
+        page.page.wait_for_function("() => document.querySelectorAll('#regions li').length === 1")
+        page.page.locator("#keep").click()
+        page.page.wait_for_function("() => document.getElementById('regions-said').textContent.includes('1 regions')")
+        page.close()
+        assert json.loads(kept.read_text())["features"] == [feature]
+        kept.write_text("{")
+        page = Page(browser, where)
+        page.page.locator("#keep").click()
+        page.page.wait_for_function("() => document.getElementById('regions-said').textContent.includes('nothing is')")
+        page.context.close()
+    assert kept.read_text() == "{"
+
+
+def test_a_comparison_with_a_run_follows_it(
+    squares_slide: Path, squares: Result, tmp_path: Path, browser: Any, serve: Callable[..., Any]
+) -> None:
+    made = begin_squares(tmp_path / "b.seg.zarr", name="b")
+    wishes = Wishes([str(squares.path), str(tmp_path / "b.seg.zarr")], slides=[squares_slide])
+    with serve(Gallery.open(wishes)) as where:
+        one, other = httpx.get(where + "api").json()
+        place = "x=96&y=96&zoom=2&slide=0&labels=1&opacity=100&hide=0.3"
+        page = Page(browser, f"{where}view/{one['id']}#{place}&other={other['id']}&mode=difference")
+        grey = page.canvas()
+        made.write_all()
+        made.finish()
+        page.page.wait_for_timeout(12_000)
+        page.settled()
+        assert (grey != page.canvas()).any()
+        assert (page.canvas() == 255).all()  # they are the same now
+        page.close()
+
+
+def test_a_link_to_two_panes_shows_the_same_again(
+    squares: Result, tmp_path: Path, browser: Any, serve: Callable[..., Any]
+) -> None:
+    other = write_squares(tmp_path / "b.seg.zarr", name="b")
+    with serve(Gallery.open(Wishes([str(squares.path), str(other.path)]))) as where:
+        shown = httpx.get(where + "api").json()
+        page = Page(browser, f"{where}view/{shown[0]['id']}#x=1024&y=800&zoom=0.4&mode=beside&other={shown[1]['id']}")
+        for _ in range(2):
+            page.page.wait_for_timeout(1500)
+            assert "zoom=0.4000000" in page.page.url
+            page.page.reload()
+            page.settled()
+        page.close()

@@ -8,7 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import httpx
 import numpy as np
@@ -96,6 +99,104 @@ def test_a_folder_shows_its_results_as_they_come(tmp_path: Path) -> None:
     gallery.refresh()
     assert [shown.name for shown in gallery] == ["a", "b", "c"]
     assert [shown.id for shown in gallery][:2] == before
+
+
+def test_several_threads_take_a_new_result_in_once(tmp_path: Path) -> None:
+    write_squares(tmp_path / "a.seg.zarr", name="a")
+    gallery = Gallery.open(Wishes([str(tmp_path)]))
+    write_squares(tmp_path / "b.seg.zarr", name="b")
+    threads = [Thread(target=gallery.refresh) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [shown.name for shown in gallery] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda root: root.update(attributes=None), lambda root: root.update(attributes=[]),
+        lambda root: root["attributes"]["wsi_seg"]["spec"].update(name=5),
+        lambda root: root["attributes"]["wsi_seg"]["spec"].update(name="x" * 5000),
+        lambda root: root["attributes"]["wsi_seg"]["spec"].update(name="\udcff.svs"),
+        lambda root: root["attributes"]["wsi_seg"]["spec"].update(l0_offset=["a", "b"]),
+        lambda root: root["attributes"]["wsi_seg"]["spec"].update(l0_offset=[float("nan"), 0]),
+        lambda root: root["attributes"]["wsi_seg"]["spec"].update(l0_size=[0, -1]),
+        lambda root: root["attributes"]["wsi_seg"]["spec"].update(n_channels="x"),
+        lambda root: root["attributes"]["wsi_seg"].update(summary=5),
+        lambda root: root["attributes"]["wsi_seg"].update(thumbnail_mpp=5),
+    ],
+)  # fmt: skip
+def test_a_damaged_result_hides_no_other(change: Any, tmp_path: Path, serve: Callable[..., Any]) -> None:
+    for name in "ab":
+        write_squares(tmp_path / f"{name}.seg.zarr", name=name)
+    root = tmp_path / "b.seg.zarr" / "zarr.json"
+    content = json.loads(root.read_text())
+    change(content)
+    root.write_text(json.dumps(content))
+    with serve(Gallery.open(Wishes([str(tmp_path)]))) as where:
+        told = httpx.get(f"{where}api")
+    assert told.status_code == 200
+    assert "a" in [entry["name"] for entry in told.json()]
+
+
+def test_a_result_that_was_removed_hides_no_other(tmp_path: Path, serve: Callable[..., Any]) -> None:
+    for name in "ab":
+        write_squares(tmp_path / f"{name}.seg.zarr", name=name)
+    with serve(Gallery.open(Wishes([str(tmp_path)]))) as where:
+        shutil.rmtree(tmp_path / "b.seg.zarr")
+        assert [entry["name"] for entry in httpx.get(f"{where}api").json()] == ["a"]
+
+
+def test_a_name_that_leads_out_of_the_folder_is_no_slide(squares_slide: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").mkdir()
+    shutil.copy(squares_slide, tmp_path / "secret" / "slide.tif")
+    for name in ("../../secret/slide.tif", str(tmp_path / "secret/slide.tif")):
+        result = write_squares(tmp_path / "a/b" / f"{len(name)}.seg.zarr", name=name)
+        assert isinstance(only(Gallery.open(Wishes([str(result.path)]))).picture, SmallPicture)
+
+
+def test_of_several_slides_each_result_gets_its_own(squares_slide: Path, tmp_path: Path) -> None:
+    slides = [tmp_path / "a.tif", tmp_path / "b.tif"]
+    for slide in slides:
+        shutil.copy(squares_slide, slide)
+        write_squares(tmp_path / "x/y/z" / f"{slide.stem}.seg.zarr", name=slide.name)
+    for shown in Gallery.open(Wishes([str(tmp_path / "x/y/z")], slides)):
+        assert isinstance(shown.picture, SlidePicture)
+        assert shown.picture.slide.path is not None
+        assert shown.picture.slide.path.name == shown.name
+
+
+def test_one_slide_for_a_folder_leaves_the_other_results_in(squares_slide: Path, tmp_path: Path) -> None:
+    write_squares(tmp_path / "x/y/a.seg.zarr")
+    write_squares(tmp_path / "x/y/b.seg.zarr", name="b", l0_size=(1600, 2050))
+    assert [shown.name for shown in Gallery.open(Wishes([str(tmp_path / "x/y")], [squares_slide]))] == [
+        "squares.tif", "b",
+    ]  # fmt: skip
+
+
+def test_a_name_of_bytes_that_are_no_utf8(squares_slide: Path, tmp_path: Path, serve: Callable[..., Any]) -> None:
+    slide = tmp_path / os.fsdecode(b"\xff.tif")
+    shutil.copy(squares_slide, slide)
+    with serve(Gallery.open(Wishes([str(slide)]))) as where:
+        assert len(httpx.get(f"{where}api").json()) == 1
+
+
+def test_regions_of_one_slide_are_not_shown_on_another(tmp_path: Path) -> None:
+    for name, size in (("a", (1600, 2048)), ("b", (1600, 2050)), ("c", (1600, 2048))):
+        write_squares(tmp_path / f"{name}.seg.zarr", name=name, l0_size=size)
+    a, b, c = Gallery.open(Wishes([str(tmp_path)], annotations=tmp_path / "r.geojson"))
+    assert a.regions is c.regions is not None
+    assert b.regions is None
+    assert "regions of a" in b.notes[-1]
+
+
+def test_a_file_of_regions_that_is_none_is_told_for_a_folder_too(tmp_path: Path) -> None:
+    write_squares(tmp_path / "a.seg.zarr")
+    (tmp_path / "r.geojson").write_text("{")
+    with pytest.raises(UsageError, match=r"r\.geojson"):
+        Gallery.open(Wishes([str(tmp_path)], annotations=tmp_path / "r.geojson"))
 
 
 def test_places_that_cannot_be_shown_are_refused(tmp_path: Path) -> None:

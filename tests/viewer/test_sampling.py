@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tests.output.making import make_spec, naive_halve
 from tests.viewer.making import L0_SIZE, SIDE, SQUARES, slide_pixels, square_labels
-from wsi_seg.geometry import Box, Mpp
+from wsi_seg.geometry import Box, Level, Mpp
 from wsi_seg.output.result_spec import ResultSpec, Thumbnail
 from wsi_seg.slide.array_slide import ArraySlide
 from wsi_seg.viewer.grid import TILE, ViewBox, ViewGrid
@@ -27,6 +27,7 @@ class ArrayLabels:
 
     spec: ResultSpec
     levels: list[NDArray[Any]]
+    run: str = ""
 
     @property
     def n_levels(self) -> int:
@@ -132,3 +133,52 @@ def test_slides_of_one_level_are_read_once_for_coarse_views() -> None:
     n = len(read)
     assert (picture.read(ViewBox(Box(0, 0, 50, 64), 32)) == first).all()
     assert len(read) == n
+
+
+def test_of_a_slide_of_one_level_no_tile_reads_more_than_a_bounded_part() -> None:
+    size, read = (100_000, 90_000), []
+
+    class Large(ArraySlide):
+        def read_region(self, box: Box, level: int, out: Any = None) -> NDArray[np.uint8]:
+            assert max(box.size) <= 4096 + 2
+            read.append(box)
+            return np.full((*box.size, 3), (box.y0 // 4096 % 2) * 200, np.uint8)
+
+    slide, grid = Large(np.zeros((8, 8, 3), np.uint8), mpp=0.25), ViewGrid(size)
+    slide.levels = (Level(size, (1.0, 1.0)),)
+    picture = SlidePicture(slide)
+    view = grid.tile(grid.max_level - 5, 1, 1)
+    assert view.downsample == 32
+    pixels = picture.read(view)
+    assert len(read) == 25
+    assert pixels.shape == (*view.box.size, 3)
+    assert set(pixels[:, 0, 0].tolist()) == {0, 200}
+
+
+def test_a_slide_read_in_parts_is_the_same_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (700, 900, 3), np.uint8)
+    view = ViewBox(Box(3, 5, 171, 220), 4)
+    whole = SlidePicture(ArraySlide(pixels, mpp=0.25)).read(view)
+    monkeypatch.setattr("wsi_seg.viewer.sampling._READ_SIDE", 128)
+    assert (SlidePicture(ArraySlide(pixels, mpp=0.25)).read(view) == whole).all()
+
+
+def test_agreement_is_counted_in_strips_and_exactly() -> None:
+    from wsi_seg.viewer.shown import Shown
+
+    rng = np.random.default_rng(5)
+    one, other = (np.where(rng.random((600, 500)) < 0.2, 255, rng.integers(0, 3, (600, 500))) for _ in range(2))
+    frames: dict[str, Any] = {"l0_offset": (0.0, 0.0), "mpp": Mpp(0.25, 0.25), "l0_mpp": Mpp(0.25, 0.25)}
+    a, b = (
+        Shown("", "", (600, 500), None, (0, 0), None, source_of(labels.astype(np.uint8), **frames))
+        for labels in (one, other)
+    )
+    either = (one != 255) | (other != 255)
+    same = (one == other) & either
+    sides = (one == 255) != (other == 255)
+    expected = [same, ~sides & (other == 0) & (one != 0), ~sides & (one == 0) & (other != 0)]
+    found = [entry["share"] for entry in a.agreement(b)["shares"]]
+    for share, mask in zip(found[:3], expected, strict=True):
+        assert share == pytest.approx(mask.sum() / either.sum())
+    assert found[4] == pytest.approx(sides.sum() / either.sum())
+    assert sum(found) == pytest.approx(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 import socket
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from tests.viewer.making import CLASSES, L0_SIZE, SIDE, SQUARES, slide_pixels, write_squares
+from tests.viewer.making import CLASSES, L0_SIZE, SIDE, SQUARES, begin_squares, slide_pixels, write_squares
 from wsi_seg.output.label_store import Result
 from wsi_seg.viewer.gallery import Gallery, Wishes
 from wsi_seg.viewer.grid import ViewGrid
@@ -105,6 +106,51 @@ def test_colours_can_be_others_than_the_models(client: httpx.Client) -> None:
     assert rgba(client.get(f"{tile}?colours=7-000000"))[y, x].tolist() == [255, 0, 0, 255]
     for bad in ("1-01abf", "1", "x-000000", "1-00000g", "-1-000000"):
         assert client.get(f"{tile}?colours={bad}").status_code == 404
+
+
+def test_a_tile_is_kept_only_under_the_version_it_is_of(
+    squares: Result, tmp_path: Path, serve: Callable[..., Any]
+) -> None:
+    made = begin_squares(tmp_path / "a.seg.zarr", name="a")
+    with (
+        serve(Gallery.open(Wishes([str(squares.path), str(made.run.out)]))) as where,
+        httpx.Client(base_url=where) as client,
+    ):
+        one, other = client.get("/api").json()
+        version, changing = one["state"]["version"], other["state"]["version"]
+        kept = {
+            address: "immutable" in client.get(address).headers["cache-control"]
+            for address in (
+                f"/tile/{one['id']}/labels/{TOP}/0/0?v={version}", f"/tile/{one['id']}/labels/{TOP}/0/0",
+                f"/tile/{one['id']}/labels/{TOP}/0/0?v=0", f"/tile/{other['id']}/labels/{TOP}/0/0?v=0",
+                f"/tile/{other['id']}/labels/{TOP}/0/0?v={changing}",
+                f"/difference/{one['id']}/{other['id']}/{TOP}/0/0?v={version}",
+                f"/difference/{one['id']}/{other['id']}/{TOP}/0/0?v={version}&w={changing}",
+            )
+        }  # fmt: skip
+    assert list(kept.values()) == [True, False, False, False, True, False, True]
+
+
+def test_a_front_of_one_becomes_a_gallery_when_more_come(tmp_path: Path, serve: Callable[..., Any]) -> None:
+    write_squares(tmp_path / "a.seg.zarr")
+    with serve(Gallery.open(Wishes([str(tmp_path)]))) as where:
+        assert httpx.get(where).status_code == 303
+        write_squares(tmp_path / "b.seg.zarr")
+        assert httpx.get(where).status_code == 200
+
+
+def test_what_the_summary_of_a_tiff_says_of_files_is_not_served(
+    squares: Result, tmp_path: Path, serve: Callable[..., Any]
+) -> None:
+    from wsi_seg.output.tiff_writer import write_ome_tiff
+
+    write_ome_tiff(squares, tmp_path / "a.ome.tif")
+    summary = {**json.loads((Path(str(squares.path)) / "summary.json").read_text()), "problems": [f"/home/{CANARY}"]}
+    (tmp_path / "a.summary.json").write_text(json.dumps(summary))
+    with serve(Gallery.open(Wishes([str(tmp_path / "a.ome.tif")]))) as where:
+        told = httpx.get(f"{where}api")
+    assert CANARY not in told.text
+    assert told.json()[0]["state"]["areas"]["analysed_mm2"] > 0
 
 
 def test_addresses_of_nothing_are_not_found(client: httpx.Client) -> None:

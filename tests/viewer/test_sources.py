@@ -9,11 +9,12 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.viewer.making import begin_squares, square_labels, write_squares
+from tests.output.making import finished, make_spec
+from tests.viewer.making import CLASSES, begin_squares, square_labels, write_squares
 from wsi_seg.engine.options import RunOptions
 from wsi_seg.errors import CorruptOutputError
 from wsi_seg.geometry import Box
-from wsi_seg.viewer.sources import StoredLabels
+from wsi_seg.viewer.sources import StoredLabels, areas_of
 
 
 def test_a_run_is_followed_block_by_block_to_its_end(tmp_path: Path) -> None:
@@ -82,6 +83,63 @@ def test_a_result_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
     write_squares(out, factor=4)
     assert labels.state().finished
     assert labels.spec.layout.size == square_labels(4).shape
+
+
+def test_as_many_tasks_of_another_attempt_are_another_version(tmp_path: Path) -> None:
+    """A browser keeps tiles by version: after --restart none of the old ones may be shown."""
+    made = begin_squares(tmp_path / "a.seg.zarr")
+    labels = StoredLabels(tmp_path / "a.seg.zarr")
+    made.write_task(0, 0, 0)
+    before = labels.state()
+    made.run.markers.forget(0, 0, 0)
+    made.write_task(0, 1, 1)
+    after = labels.state()
+    assert before.n_done == after.n_done == 1
+    assert before.version != after.version
+    assert after.version.startswith(labels.run)
+
+
+def test_the_areas_of_a_run_are_there_when_it_has_ended(tmp_path: Path) -> None:
+    made = begin_squares(tmp_path / "a.seg.zarr")
+    labels = StoredLabels(tmp_path / "a.seg.zarr")
+    assert labels.state().areas is None
+    made.write_all()
+    made.finish()
+    areas = labels.state().areas
+    assert areas is not None
+    assert areas["analysed_mm2"] == pytest.approx(1600 * 2048 * 0.25**2 * 1e-6)
+    assert set(areas) == {"classes", "analysed_mm2", "not_analysed_mm2"}
+    assert set(areas["classes"][1]) == {"mm2", "percent"}
+
+
+@pytest.mark.parametrize("summary", [None, 5, {}, {"classes": []}, {"classes": [{"mm2": 1}], "analysed_mm2": 0}])
+def test_a_summary_that_is_damaged_says_nothing(summary: object) -> None:
+    assert areas_of(summary) is None
+    nan = {"classes": [], "analysed_mm2": float("nan"), "not_analysed_mm2": 0}
+    assert areas_of(nan) is None
+
+
+def test_px_of_a_result_are_not_read_from_another_that_took_its_place(tmp_path: Path) -> None:
+    import shutil
+
+    out = tmp_path / "a.seg.zarr"
+    write_squares(out)
+    labels = StoredLabels(out)
+    shutil.rmtree(out)
+    write_squares(out, classes=CLASSES[:2], name="another")
+    with pytest.raises(CorruptOutputError, match="replaced"):
+        labels.read(0, Box(0, 0, 8, 8))
+    assert labels.spec.name == "another"
+    assert (labels.read(0, Box(0, 0, 8, 8)) == 0).all()
+
+
+def test_damaged_probabilities_are_told_as_such(tmp_path: Path) -> None:
+    result, _ = finished(tmp_path / "a.seg.zarr", make_spec(probabilities=True))
+    for shard in (tmp_path / "a.seg.zarr/probabilities/0/c").rglob("*"):
+        if shard.is_file():
+            shard.write_bytes(b"damaged" * 100)
+    with pytest.raises(CorruptOutputError):
+        StoredLabels(result.path).read_probability(0, Box(600, 900, 608, 908), 1)
 
 
 def test_what_is_no_result_is_refused(tmp_path: Path) -> None:

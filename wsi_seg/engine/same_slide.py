@@ -82,7 +82,7 @@ def _recorded(result: Location) -> tuple[str, str]:
         ) from error
     except WsiSegError:
         raise
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CorruptOutputError(f"{file} cannot be read: {error!r}", rule="it names the slide") from error
     if not summary.slide_fingerprint:
         raise UsageError(

@@ -82,7 +82,8 @@ def open_result(place: str | Path | Url, *, partial: bool = False) -> Result:
     document, file = _read_json(store, key), store.describe(key)
     if partial:
         return Result(path, ResultSpec.from_mapping(document, file), {})
-    attributes = document.get("attributes", {}).get("wsi_seg")
+    of_all = document.get("attributes")
+    attributes = of_all.get("wsi_seg") if isinstance(of_all, Mapping) else None
     if not isinstance(attributes, Mapping) or "spec" not in attributes:
         raise CorruptOutputError(f"{path} is a Zarr group without `wsi_seg` metadata", rule="not a result of wsi-seg")
     return Result(path, ResultSpec.from_mapping(attributes["spec"], file), attributes)
@@ -143,7 +144,13 @@ class Result:
     def thumbnail(self) -> Thumbnail:
         """The slide, small; of a finished result only."""
         pixels = self._read(self._array(f"{THUMBNAIL}/0"), ...)
-        return Thumbnail(np.ascontiguousarray(pixels.transpose(1, 2, 0)), Mpp(*self.attributes["thumbnail_mpp"]))
+        try:
+            mpp = Mpp(*self.attributes["thumbnail_mpp"])
+            return Thumbnail(np.ascontiguousarray(pixels.transpose(1, 2, 0)), mpp)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptOutputError(
+                f"the thumbnail of {self.path} is described wrongly: {error!r}", rule="(3, h, w) and um/px (y, x)"
+            ) from error
 
     def _check_box(self, level: int, box: Box) -> None:
         if level not in range(self.n_levels):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -164,14 +165,14 @@ class ResultSpec:
                 layout=PyramidLayout(_pair(content["size"]), content["block"]),
                 mpp=Mpp(*content["mpp"]),
                 l0_mpp=Mpp(*content["l0_mpp"]),
-                l0_offset=_pair(content["l0_offset"]),
-                l0_size=_pair(content["l0_size"]),
-                l0_bounds=_pair(content["l0_bounds"]),
+                l0_offset=_finite(*_pair(content["l0_offset"])),
+                l0_size=_whole(*_pair(content["l0_size"]), least=1),
+                l0_bounds=_whole(*_pair(content["l0_bounds"])),
                 classes=tuple(SegmentationClass(entry["name"], entry["colour"]) for entry in content["classes"]),
                 not_analysed=content["not_analysed"],
-                probabilities=content["probabilities"],
-                n_channels=content["n_channels"],
-                name=content["name"],
+                probabilities=bool(content["probabilities"]),
+                n_channels=_whole(content["n_channels"], 0)[0],
+                name=_text(content["name"]),
                 tile_grid=_pair(content["tile_grid"]),
                 codec=content.get("codec", ZSTD),
             )
@@ -185,6 +186,25 @@ class ResultSpec:
 def _pair(values: Any) -> tuple[Any, Any]:
     first, second = values
     return first, second
+
+
+def _finite(first: float, second: float) -> tuple[float, float]:
+    if not (isfinite(first) and isfinite(second)):
+        raise ValueError(f"{first}, {second}; finite numbers")
+    return first, second
+
+
+def _whole(first: int, second: int, *, least: int | None = None) -> tuple[int, int]:
+    for value in (first, second):
+        if not isinstance(value, int) or (least is not None and value < least):
+            raise ValueError(f"{value!r}; a whole number" + ("" if least is None else f" from {least}"))
+    return first, second
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r}; a text")
+    return value
 
 
 def shard_key(array: str, *index: int) -> str:

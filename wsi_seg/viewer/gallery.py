@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from wsi_seg.errors import CorruptOutputError, SlideError, UsageError, WsiSegError
@@ -50,11 +52,15 @@ class Gallery:
     wishes: Wishes
     _shown: dict[str, Shown] = field(default_factory=dict)
     _ids: dict[str, str] = field(default_factory=dict)
+    _regions: RegionFile | None = None
+    _refreshing: Lock = field(default_factory=Lock)
 
     @classmethod
     def open(cls, wishes: Wishes) -> Gallery:
         """Open all that was asked for. Raises WsiSegError where a place that was named cannot be shown."""
         gallery = cls(wishes)
+        if wishes.annotations is not None:
+            gallery._regions = RegionFile(wishes.annotations)
         for place in wishes.places:
             for found in _expanded(place):
                 gallery._add(found, named=found == place)
@@ -67,9 +73,15 @@ class Gallery:
 
     def refresh(self) -> None:
         """Take in results that have come into folders since; others that cannot be opened yet are left out."""
-        for place in self.wishes.places:
-            for found in _expanded(place):
-                self._add(found, named=False)
+        if not self._refreshing.acquire(blocking=False):  # another thread is at it
+            return
+        try:
+            for place in self.wishes.places:
+                with suppress(WsiSegError):
+                    for found in _expanded(place):
+                        self._add(found, named=False)
+        finally:
+            self._refreshing.release()
 
     def __iter__(self) -> Iterator[Shown]:
         return iter(list(self._shown.values()))
@@ -87,21 +99,26 @@ class Gallery:
             if named:
                 raise
             return
+        self._give_regions(shown)
         self._ids[key] = shown.id
         self._shown[shown.id] = shown
 
+    def _give_regions(self, shown: Shown) -> None:
+        """The file holds the regions of one slide, the first that is shown: in another they would lie anywhere."""
+        first = next(iter(self), shown)
+        if (first.l0_size, first.l0_origin) == (shown.l0_size, shown.l0_origin):
+            shown.regions = self._regions
+        elif self._regions is not None:
+            shown.notes.append(f"The file of --annotations is for the regions of {first.name}.")
+
     def _opened(self, place: str) -> Shown:
         if _is_result(place):
-            shown = self._result(StoredLabels(place), place)
-        elif place.startswith(tuple(f"{kind}://" for kind in ("s3", "gs", "az", "http", "https"))):
+            return self._result(StoredLabels(place), place)
+        if place.startswith(tuple(f"{kind}://" for kind in ("s3", "gs", "az", "http", "https"))):
             raise UsageError(f"{place} is no result", rule="a URL names NAME.seg.zarr")
-        elif tiff_facts(Path(place)):
-            shown = self._tiff(TiffResult(Path(place)), place)
-        else:
-            shown = self._slide(Path(place))
-        if self.wishes.annotations is not None:
-            shown.regions = RegionFile(self.wishes.annotations)
-        return shown
+        if tiff_facts(Path(place)):
+            return self._tiff(TiffResult(Path(place)), place)
+        return self._slide(Path(place))
 
     def _result(self, labels: StoredLabels, place: str) -> Shown:
         spec, notes = labels.spec, list[str]()
@@ -112,13 +129,13 @@ class Gallery:
             picture = _thumbnail(labels)
         elif _is_another(labels, slide):
             notes.append("This slide is not the one that the result was made from: their contents differ.")
-        return replace(_of_spec(spec, labels, picture), areas=labels.result.attributes.get("summary"), notes=notes)
+        return replace(_of_spec(spec, labels, picture), notes=notes)
 
     def _tiff(self, labels: TiffResult, place: str) -> Shown:
         slide = self._slide_of(labels.spec, place)
         notes = [] if slide else ["The slide is not here: give it with --slide. A TIFF result says no name of it."]
         picture = None if slide is None else SlidePicture(slide)
-        return replace(_of_spec(labels.spec, labels, picture), areas=labels.areas, notes=notes)
+        return replace(_of_spec(labels.spec, labels, picture), notes=notes)
 
     def _slide(self, path: Path) -> Shown:
         """A slide, with labels that are predicted where somebody looks if a model was named."""
@@ -140,7 +157,7 @@ class Gallery:
         from wsi_seg.slide import open_slide
 
         for path in self._candidates(spec.name, place):
-            given = path in self.wishes.slides
+            given = path in self.wishes.slides and place in self.wishes.places
             try:
                 slide = open_slide(path, mpp=self.wishes.mpp)
             except SlideError:
@@ -160,20 +177,28 @@ class Gallery:
         return None
 
     def _candidates(self, name: str, place: str) -> Iterator[Path]:
-        for path in self.wishes.slides:
+        for path in sorted(self.wishes.slides, key=lambda path: path.name != name):
             if not path.is_dir() or path.suffix == _RESULT:
                 yield path
-            elif (path / name).exists():
+            elif _holds(path, name):
                 yield path / name
         location = location_of(place)
         if not isinstance(location, Url):
             for folder in (location.parent, location.parent.parent, Path()):
-                if name and (folder / name).exists() and folder / name != location:
+                if _holds(folder, name) and folder / name != location:
                     yield folder / name
 
 
 def _of_spec(spec: ResultSpec, labels: LabelSource, picture: Picture | None) -> Shown:
     return Shown(_new_id(), spec.name, spec.l0_size, spec.l0_mpp, spec.l0_bounds, picture, labels)
+
+
+def _holds(folder: Path, name: str) -> bool:
+    """Whether there is something of a name in a folder; a way out of the folder is no name."""
+    try:
+        return Path(name).name == name != "" and (folder / name).exists()
+    except (OSError, ValueError):  # longer than names can be, or of characters that they cannot have
+        return False
 
 
 def _new_id() -> str:
@@ -186,7 +211,11 @@ def _expanded(place: str) -> Iterator[str]:
     if isinstance(location, Url) or _is_result(place) or not location.is_dir() or _is_zarr(location):
         yield place
         return
-    found = [path for path in location.iterdir() if _is_result(str(path)) or tiff_facts(path)]
+    try:
+        inside = list(location.iterdir())
+    except OSError as error:
+        raise UsageError(f"{place} cannot be listed: {error.strerror}", rule="a folder that may be read") from error
+    found = [path for path in inside if _is_result(str(path)) or tiff_facts(path)]
     names = {path.name.removesuffix(_PARTIAL) for path in found}
     for name in sorted(names):
         yield str(location / name)

@@ -47,6 +47,11 @@ class LiveLabels:
         """See `LabelSource`."""
         return self._mask.n_levels
 
+    @property
+    def run(self) -> str:
+        """See `LabelSource`."""
+        return "live"
+
     def read(self, level: int, box: Box) -> NDArray[Any]:
         """What is predicted already; the rest is not analysed."""
         return self._mask.read_available(level, box)[0]
@@ -57,7 +62,7 @@ class LiveLabels:
 
     def state(self) -> SourceState:
         """See `LabelSource`."""
-        return SourceState(str(self._prediction.generation), finished=False)
+        return SourceState(f"{self.run}-{self._prediction.generation}", finished=False)
 
     def predict_in(self, l0_box: tuple[float, float, float, float], viewer: str) -> int:
         """Predict the blocks in a box (y0, x0, y1, x1) of level-0 px, those near its middle first.

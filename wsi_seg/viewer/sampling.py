@@ -27,6 +27,8 @@ _MAX_READ_PX = 1 << 26
 """Label px that one tile may take, where the fitting level is not there yet."""
 THUMBNAIL_SIDE = 2048
 """Longest side of the picture that the coarsest views are made from, px."""
+_READ_SIDE = 4096
+"""Of what is read of a slide at once, px."""
 _MAX_REDUCTION = 16
 """Px of the slide for one of the view, from which the thumbnail answers if it can."""
 
@@ -102,14 +104,25 @@ class SlidePicture:
         exact = [view.downsample / step for step in self.slide.levels[index].downsample]
         if exact[0] * exact[1] > _MAX_REDUCTION and self._thumbnail_serves(view):
             return self._thumbnail().read(view)
-        y0, x0, y1, x1 = (
-            edge * exact[n % 2] for n, edge in enumerate((view.box.y0, view.box.x0, view.box.y1, view.box.x1))
-        )
+        side = max(1, int(_READ_SIDE / max(exact)))
+        if max(view.box.size) <= side:
+            return self._read(view.box, index, exact)
+        # A slide that has no coarser level: the px under one tile would fill the memory.
+        pixels = np.empty((*view.box.size, 3), np.uint8)
+        for y in range(view.box.y0, view.box.y1, side):
+            for x in range(view.box.x0, view.box.x1, side):
+                part = Box.at(y, x, side, side).intersect(view.box)
+                pixels[part.slices((view.box.y0, view.box.x0))] = self._read(part, index, exact)
+        return pixels
+
+    def _read(self, part: Box, index: int, exact: list[float]) -> NDArray[np.uint8]:
+        """Px of the view, of `exact` px (y, x) of a level each, (h, w, 3) uint8 RGB."""
+        y0, x0, y1, x1 = (edge * exact[n % 2] for n, edge in enumerate((part.y0, part.x0, part.y1, part.x1)))
         box = Box(floor(y0 + _EXACT), floor(x0 + _EXACT), ceil(y1 - _EXACT), ceil(x1 - _EXACT))
         pixels = self.slide.read_region(box, index)
-        if box.size == view.box.size:
+        if box.size == part.size:
             return pixels
-        return _reduced(Image.fromarray(pixels), (x0 - box.x0, y0 - box.y0, x1 - box.x0, y1 - box.y0), view.box.size)
+        return _reduced(Image.fromarray(pixels), (x0 - box.x0, y0 - box.y0, x1 - box.x0, y1 - box.y0), part.size)
 
     def _thumbnail_serves(self, view: ViewBox) -> bool:
         """Whether the px of a thumbnail are no larger than those of the view."""

@@ -6,9 +6,11 @@ wrong is told to the log on this machine; the browser gets a number and no words
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.resources import files
 from typing import Any
 
@@ -29,7 +31,15 @@ _log = logging.getLogger(__name__)
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".png": "image/png", ".txt": "text/plain"}
 _MAX_DIGITS = 9
 _KEPT = {"Cache-Control": "private, max-age=86400, immutable"}
-"""For addresses that name a version: ids are new with every server, so nothing old can be shown."""
+"""For addresses that name the version of what was read: ids are new with every server, so nothing old can be shown."""
+
+
+class _Json(JSONResponse):
+    """JSON in ASCII: names of files may hold bytes that are no UTF-8, and those no UTF-8 can say."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
 
 Handler = Callable[[Request], Response]
 
@@ -65,6 +75,7 @@ class _Pages:
 
     def front(self, _: Request) -> Response:
         """The gallery; where there is one thing to see, that."""
+        self._gallery.refresh()
         shown = list(self._gallery)
         if len(shown) == 1:
             return RedirectResponse(f"view/{shown[0].id}", 303)
@@ -82,7 +93,11 @@ class _Pages:
     def all(self, _: Request) -> Response:
         """Everything there is to see."""
         self._gallery.refresh()
-        return JSONResponse([shown.describe() for shown in self._gallery])
+        found = []
+        for shown in self._gallery:
+            with suppress(WsiSegError):  # removed or damaged since; the others are there still
+                found.append(shown.describe())
+        return _Json(found)
 
     def one(self, request: Request) -> Response:
         """Everything about one thing, and what it can be compared with."""
@@ -92,18 +107,18 @@ class _Pages:
             for other in self._gallery
             if other is not shown and other.labels is not None and other.l0_size == shown.l0_size
         ]
-        return JSONResponse({**shown.describe(), "others": others})
+        return _Json({**shown.describe(), "others": others})
 
     def state(self, request: Request) -> Response:
         """How far it is."""
-        return JSONResponse(self._shown(request).state())
+        return _Json(self._shown(request).state())
 
     def at(self, request: Request) -> Response:
         """Class at a level-0 px."""
         shown, (y, x) = self._shown(request), _numbers(request, "y", "x")
         if y >= shown.l0_size[0] or x >= shown.l0_size[1]:
             raise KeyError((y, x))
-        return JSONResponse(shown.at(y, x))
+        return _Json(shown.at(y, x))
 
     def look(self, request: Request) -> Response:
         """Tell what is in sight, level-0 px, so that it is predicted."""
@@ -112,18 +127,18 @@ class _Pages:
             raise KeyError("live")
         y0, x0, y1, x1 = _numbers(request, "y0", "x0", "y1", "x1")
         page = str(_number(request.query_params.get("page", "0")))
-        return JSONResponse({"to_come": predict((y0, x0, y1, x1), page)})
+        return _Json({"to_come": predict((y0, x0, y1, x1), page)})
 
     def agreement(self, request: Request) -> Response:
         """How far two label maps agree."""
-        return JSONResponse(self._shown(request).agreement(self._gallery[request.path_params["other"]]))
+        return _Json(self._shown(request).agreement(self._gallery[request.path_params["other"]]))
 
     def regions(self, request: Request) -> Response:
         """The regions in the user's file."""
         kept = self._shown(request).regions
         if kept is None:
             raise KeyError("regions")
-        return JSONResponse(kept.load())
+        return _Json(kept.load())
 
     async def save_regions(self, request: Request) -> Response:
         """Replace the regions in the user's file; only for pages of this server."""
@@ -139,7 +154,7 @@ class _Pages:
             body += part
             if len(body) > MAX_BYTES:
                 raise HTTPException(413)
-        return JSONResponse({"n": await run_in_threadpool(kept.save, bytes(body))})
+        return _Json({"n": await run_in_threadpool(kept.save, bytes(body))})
 
     def thumbnail(self, request: Request) -> Response:
         """All of it, small."""
@@ -147,15 +162,16 @@ class _Pages:
 
     def tile(self, request: Request) -> Response:
         """A tile of a layer."""
-        shown = self._shown(request)
-        layer, view = request.path_params["layer"], _view(shown, request)
-        picked = shown.layer_tile(layer, view, _hidden(request), _colours(request))
-        return _answer(picked, keep="v" in request.query_params)
+        shown, layer = self._shown(request), request.path_params["layer"]
+        picked = shown.layer_tile(layer, _view(shown, request), _hidden(request), _colours(request))
+        return _answer(picked, keep=layer == "slide" or shown.is_of(request.query_params.get("v", "")))
 
     def difference(self, request: Request) -> Response:
         """A tile of what differs between two label maps."""
         shown, other = self._shown(request), self._gallery[request.path_params["other"]]
-        return _answer(shown.difference_tile(other, _view(shown, request)), keep="v" in request.query_params)
+        picked = shown.difference_tile(other, _view(shown, request))
+        versions = (request.query_params.get(name, "") for name in ("v", "w"))
+        return _answer(picked, keep=all(map(Shown.is_of, (shown, other), versions)))
 
     def _shown(self, request: Request) -> Shown:
         return self._gallery[request.path_params["id"]]

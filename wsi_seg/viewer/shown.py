@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 COMPARED_SIDE = 4096
 """Longest side of the view on which the agreement of two label maps is counted, px."""
+_STRIP = 256
+"""Rows of it that are counted at once: all of them together would take half a GB."""
 _THUMBNAIL_SIDE = 512
 _OWN: Mapping[int, str] = MappingProxyType({})
 _KINDS = ("same", "gained", "lost", "changed", "analysed in one only")
@@ -63,8 +65,6 @@ class Shown:
     """Level-0 px (y, x) from which coordinates in GeoJSON are counted: the corner of the scanned bounds."""
     picture: Picture | None
     labels: LabelSource | None
-    areas: dict[str, Any] | None = None
-    """What a finished result counted: `classes`, `analysed_mm2`, `not_analysed_mm2`."""
     notes: list[str] = field(default_factory=list)
     regions: RegionFile | None = None
     predict_in: Callable[[tuple[float, float, float, float], str], int] | None = None
@@ -101,19 +101,24 @@ class Shown:
     def agreement(self, other: Shown) -> dict[str, Any]:
         """Shares of px, counted on one view of the whole slide, that are the same or differ, and how."""
         view = self.grid.whole(COMPARED_SIDE)
-        kinds = self._difference(other, view)
-        assert self.labels is not None
-        looked_at = self._sampled(view)[0] != self.labels.spec.not_analysed
-        looked_at |= kinds != SAME
-        counts = np.bincount(kinds[looked_at], minlength=len(_KINDS)).tolist()
-        total = max(1, sum(counts))
+        counts = np.zeros(len(_KINDS), np.int64)
+        for y in range(view.box.y0, view.box.y1, _STRIP):
+            strip = Box(y, view.box.x0, min(y + _STRIP, view.box.y1), view.box.x1)
+            counts += self._counted(other, ViewBox(strip, view.downsample))
+        total = max(1, int(counts.sum()))
         return {
             "downsample": view.downsample,
             "shares": [
                 {"kind": kind, "share": n / total, "colour": _css(colour)}
-                for kind, n, colour in zip(_KINDS, counts, DIFFERENCE_RGBA, strict=True)
+                for kind, n, colour in zip(_KINDS, counts.tolist(), DIFFERENCE_RGBA, strict=True)
             ],
         }
+
+    def _counted(self, other: Shown, view: ViewBox) -> NDArray[np.int64]:
+        """Px of a view by what differs; what neither has analysed counts nowhere."""
+        kinds = self._difference(other, view)
+        labels, spec = self._sampled(view)
+        return np.bincount(kinds[(labels != spec.not_analysed) | (kinds != SAME)], minlength=len(_KINDS))
 
     def thumbnail(self) -> Picked:
         """All of it, small."""
@@ -161,20 +166,25 @@ class Shown:
     def state(self) -> dict[str, Any]:
         """How far the labels are, and the areas so far."""
         if self.labels is None:
-            return {"version": "0", "finished": True, "areas": None}
+            return {"version": "0", "run": "", "finished": True, "areas": None}
         state = self.labels.state()
         return {
             "version": state.version,
+            "run": self.labels.run,
             "finished": state.finished,
             "done": state.n_done,
             "tasks": state.n_tasks,
             "areas": self._areas(state),
         }
 
+    def is_of(self, version: str) -> bool:
+        """Whether the labels that are read now are of the run that a version names: such a tile may be kept."""
+        return self.labels is None or version.partition("-")[0] == self.labels.run
+
     def _areas(self, state: SourceState) -> dict[str, Any] | None:
         assert self.labels is not None
         if state.counts is None:
-            return self.areas
+            return state.areas
         *of_classes, absent = state.counts
         pixel, total = self.labels.spec.pixel_mm2, max(1, sum(of_classes))
         return {

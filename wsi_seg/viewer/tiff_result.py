@@ -17,7 +17,7 @@ from wsi_seg.card import SegmentationClass
 from wsi_seg.errors import CorruptOutputError, WsiSegError
 from wsi_seg.geometry import Box, Mpp, PyramidLayout
 from wsi_seg.output.result_spec import ResultSpec
-from wsi_seg.viewer.sources import SourceState
+from wsi_seg.viewer.sources import SourceState, areas_of
 
 if TYPE_CHECKING:
     from wsi_seg.slide import Slide
@@ -38,7 +38,12 @@ class TiffResult:
             raise CorruptOutputError(f"{path} is no TIFF result of wsi-seg", rule="a label map that a run has written")
         self._path = path
         self._slide: Slide = open_slide(path, reader="tiff")
-        self.spec = _spec(path, facts, self._slide.levels[0].size)
+        try:
+            self.spec = _spec(path, facts, self._slide.levels[0].size)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise CorruptOutputError(
+                f"the description of {path} is damaged: {error!r}", rule="a TIFF result"
+            ) from error
 
     @property
     def n_levels(self) -> int:
@@ -46,12 +51,16 @@ class TiffResult:
         return min(len(self._slide.levels), self.spec.layout.n_levels)
 
     @property
+    def run(self) -> str:
+        """See `LabelSource`: it stays open, whatever takes its name."""
+        return "tiff"
+
+    @property
     def areas(self) -> dict[str, Any] | None:
         """What the summary beside it counted, if it is there."""
         stem = self._path.name.removesuffix(self._path.suffix).removesuffix(".ome")
         with suppress(OSError, ValueError):
-            found = json.loads(self._path.with_name(f"{stem}.summary.json").read_bytes())
-            return found if isinstance(found, dict) and "classes" in found else None
+            return areas_of(json.loads(self._path.with_name(f"{stem}.summary.json").read_bytes()))
         return None
 
     def read(self, level: int, box: Box) -> NDArray[Any]:
@@ -64,7 +73,7 @@ class TiffResult:
 
     def state(self) -> SourceState:
         """See `LabelSource`."""
-        return SourceState("tiff", finished=True)
+        return SourceState(self.run, finished=True, areas=self.areas)
 
 
 def tiff_facts(path: Path) -> dict[str, Any]:

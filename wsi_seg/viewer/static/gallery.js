@@ -31,5 +31,5 @@ async function load() {
 }
 
 filter.addEventListener("input", render);
-await load();
+load().catch(() => {}); // again soon
 setInterval(() => load().catch(() => {}), 5000);

@@ -7,7 +7,8 @@ export class Layers {
   constructor(osd, shown) {
     this.osd = osd;
     this.shown = shown;
-    this.items = {}; // layer -> TiledImage
+    this.items = {}; // layer -> TiledImage, the newest
+    this.older = {}; // layer -> TiledImages before it: the first is drawn, until one that came later is here
     this.wanted = {}; // layer -> { address, opacity }
   }
 
@@ -37,11 +38,22 @@ export class Layers {
     const item = this.items[layer];
     delete this.items[layer];
     if (item) this.osd.world.removeItem(item);
+    this.#dropOlder(layer);
+  }
+
+  // All that came before one, not only the last: of three in a row the third may be here before the second.
+  #dropOlder(layer, than = this.items[layer]) {
+    const older = this.older[layer] ?? [];
+    const n = older.includes(than) ? older.indexOf(than) : older.length;
+    for (const item of older.splice(0, n)) {
+      if (this.osd.world.getIndexOfItem(item) >= 0) this.osd.world.removeItem(item);
+    }
   }
 
   setOpacity(layer, opacity) {
     if (this.wanted[layer]) this.wanted[layer].opacity = opacity;
-    this.items[layer]?.setOpacity(opacity);
+    const drawn = this.older[layer]?.[0] ?? this.items[layer]; // only one at a time
+    drawn?.setOpacity(opacity);
   }
 
   #arrived(layer, key, item) {
@@ -54,13 +66,14 @@ export class Layers {
     this.items[layer] = item;
     this.#sort();
     if (!before) { item.setOpacity(wanted.opacity); return; }
+    (this.older[layer] ??= []).push(before);
     // Both at once would be twice as strong: the new one is drawn once all of it is here.
     item.setOpacity(0.001);
     item.setPreload(true);
     const swap = () => {
-      if (!this.osd.world.getItemCount() || this.osd.world.getIndexOfItem(item) < 0) return;
-      item.setOpacity(this.wanted[layer]?.opacity ?? 0);
-      if (this.osd.world.getIndexOfItem(before) >= 0) this.osd.world.removeItem(before);
+      if (this.items[layer] !== item && !this.older[layer].includes(item)) return; // a newer one is drawn, or none
+      item.setOpacity(this.wanted[layer].opacity);
+      this.#dropOlder(layer, item);
     };
     let done = false;
     const once = () => { if (!done) { done = true; swap(); } };

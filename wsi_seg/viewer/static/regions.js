@@ -38,28 +38,32 @@ export class Regions {
     const features = this.list.map((region) => ({
       type: "Feature",
       geometry: { type: "Polygon", coordinates: region.rings.map((ring) => [...ring, ring[0]].map(([x, y]) => [x - x0, y - y0])) },
+      ...(region.kept?.id === undefined ? {} : { id: region.kept.id }),
       properties: {
         objectType: "annotation",
-        ...(region.name ? { classification: { name: region.name, color: rgb(region.colour) } } : {}),
+        ...region.kept?.properties, // what others have written there, name and all
+        ...(region.name ? { classification: { ...region.kept?.properties.classification, name: region.name, color: rgb(region.colour) } } : {}),
       },
     }));
     return { type: "FeatureCollection", features };
   }
 
   addGeoJson(content, [y0, x0]) {
+    const found = [];
     const features = content.type === "FeatureCollection" ? content.features : Array.isArray(content) ? content : [content];
     for (const feature of features) {
       const geometry = feature.geometry ?? feature;
-      const polygons = geometry.type === "Polygon" ? [geometry.coordinates] : geometry.type === "MultiPolygon" ? geometry.coordinates : null;
-      if (!polygons) throw new Error(`a ${geometry.type}: regions are polygons`);
-      const found = feature.properties?.classification;
+      const polygons = polygonsOf(geometry);
+      const named = feature.properties?.classification;
       for (const rings of polygons) {
-        this.list.push({
-          rings: rings.map((ring) => ring.slice(0, -1).map(([x, y]) => [x + x0, y + y0])),
-          name: found?.name ?? "", colour: hex(found?.color),
+        found.push({
+          rings: rings.map((ring) => opened(ring).map(([x, y]) => [x + x0, y + y0])),
+          name: named?.name ?? "", colour: hex(named?.color),
+          kept: { properties: feature.properties ?? {}, ...(polygons.length === 1 && feature.id !== undefined ? { id: feature.id } : {}) },
         });
       }
     }
+    this.list.push(...found); // all of a file, or nothing of it
     this.changed();
     this.draw();
   }
@@ -89,11 +93,24 @@ export class Regions {
   }
 }
 
+function polygonsOf(geometry) {
+  if (geometry.type === "Polygon") return [geometry.coordinates];
+  if (geometry.type === "MultiPolygon") return geometry.coordinates;
+  if (geometry.type === "GeometryCollection") return geometry.geometries.flatMap(polygonsOf);
+  throw new Error(`a ${geometry.type}: regions are polygons`);
+}
+
+// A ring without the point that closes it, where it has one.
+function opened(ring) {
+  const [first, last] = [ring[0], ring[ring.length - 1]];
+  return first[0] === last[0] && first[1] === last[1] ? ring.slice(0, -1) : ring;
+}
+
 function rgb(colour) {
   return [1, 3, 5].map((at) => parseInt((colour || "#000000").slice(at, at + 2), 16));
 }
 
 function hex(colour) {
   if (!Array.isArray(colour)) return "#000000";
-  return "#" + colour.slice(0, 3).map((value) => Number(value).toString(16).padStart(2, "0")).join("");
+  return "#" + colour.slice(0, 3).map((value) => Math.min(255, Math.max(0, Math.round(Number(value)) || 0)).toString(16).padStart(2, "0")).join("");
 }

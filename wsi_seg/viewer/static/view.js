@@ -8,6 +8,7 @@ const id = location.pathname.split("/").pop();
 const api = `../api/${id}`;
 let shown = await fetchJson(api);
 let version = shown.state.version;
+let otherVersion = "", otherFinished = true; // of what it is compared with
 const page = Math.floor(Math.random() * 1e8); // several pages may look at once
 
 // ---- what is to be seen; all of it stands in the permalink
@@ -18,12 +19,12 @@ function readLink() {
   if (link.has("slide")) wish.slide = link.get("slide") === "1";
   if (link.has("labels")) wish.labels = link.get("labels") === "1";
   if (link.has("opacity")) wish.opacity = Math.min(100, Math.max(0, Number(link.get("opacity")) || 0));
-  if (link.has("hide")) wish.hidden = new Set(link.get("hide").split(".").filter(Boolean).map(Number));
-  if (link.has("heat")) wish.heat = link.get("heat");
-  if (link.has("other") && shown.others.some((each) => each.id === link.get("other"))) wish.other = link.get("other");
-  if (link.get("mode") === "beside") wish.mode = "beside";
-  if (link.has("colours")) {
-    const found = [...link.get("colours").matchAll(/(\d+)-([0-9a-f]{6})/g)].filter(([, n]) => Number(n) < shown.classes.length);
+  if (link.has("hide")) wish.hidden = new Set(link.get("hide").split(".").filter((each) => /^[0-9]+$/.test(each)).map(Number));
+  if ([...link].length) { // what it does not name is not to be seen
+    wish.heat = link.get("heat") in shown.probabilities ? link.get("heat") : "";
+    wish.other = shown.others.find((each) => each.id === link.get("other"))?.id ?? "";
+    wish.mode = link.get("mode") === "beside" ? "beside" : "difference";
+    const found = [...(link.get("colours") ?? "").matchAll(/(\d+)-([0-9a-f]{6})/g)].filter(([, n]) => Number(n) < shown.classes.length);
     wish.colours = new Map(found.map(([, n, colour]) => [Number(n), `#${colour}`]));
   }
   return link;
@@ -43,13 +44,17 @@ function writeLink() {
 
 // ---- the panes
 function makeOsd(where) {
-  return OpenSeadragon({
+  const made = OpenSeadragon({
     element: by(where), drawer: "canvas", prefixUrl: "../static/", showNavigationControl: false, showNavigator: where === "osd-left",
-    navigatorPosition: "TOP_RIGHT", navigatorBackground: "#fff", navigatorBorderColor: "#d0d7de", navigatorDisplayRegionColor: "#0072b2", navigatorSizeRatio: 0.18, animationTime: 0.4, maxZoomPixelRatio: 16, minZoomImageRatio: 0.8, visibilityRatio: 0.3, preserveViewport: true,
+    navigatorPosition: "TOP_RIGHT", navigatorBackground: "#fff", navigatorBorderColor: "#d0d7de", navigatorDisplayRegionColor: "#0072b2", navigatorSizeRatio: 0.18, animationTime: 0.4, maxZoomPixelRatio: 16, minZoomImageRatio: 0.8, visibilityRatio: 0.3, preserveViewport: true, preserveImageSizeOnResize: true,
     minPixelRatio: 0.51, // at a half, a quarter, … the level of that very size, px for px
     imageLoaderLimit: 8, maxImageCacheCount: 400, gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
     crossOriginPolicy: "Anonymous", immediateRender: true, subPixelRoundingForTransparency: 2, debugMode: false,
   });
+  made.addHandler("canvas-key", (event) => { // of OpenSeadragon's keys only those that move: r turns, f mirrors, s d 0 are ours
+    if (!/^(Arrow|[-+=_]$)/.test(event.originalEvent.key)) event.preventDefaultAction = true;
+  });
+  return made;
 }
 
 const [l0Height, l0Width] = shown.size;
@@ -65,6 +70,8 @@ function place() {
   return { x, y, zoom: (osd.viewport.getZoom(true) * osd.viewport.getContainerSize().x) / l0Width }; // screen px per level-0 px
 }
 function go(x, y, zoom) {
+  const { clientWidth, clientHeight } = by("osd-left"); // which it notices later, where a second pane has just come
+  osd.viewport.resize(new OpenSeadragon.Point(clientWidth, clientHeight), true);
   osd.viewport.zoomTo((zoom * l0Width) / osd.viewport.getContainerSize().x, null, true);
   osd.viewport.panTo(toViewport(x, y), true);
 }
@@ -74,7 +81,7 @@ const colourOf = (n) => wish.colours.get(n) ?? shown.classes[n].colour;
 
 function tiles(ofId, layer, hide = "") {
   const looks = layer === "labels" ? (hide ? `&hide=${hide}` : "") + (wish.colours.size ? `&colours=${coloursText()}` : "") : "";
-  const query = `v=${encodeURIComponent(ofId === id ? version : "0")}${looks}`;
+  const query = `v=${encodeURIComponent(ofId === id ? version : otherVersion)}${looks}`;
   return (level, row, column) => `../tile/${ofId}/${layer}/${level}/${row}/${column}?${query}`;
 }
 
@@ -87,14 +94,16 @@ function render() {
   if (wish.heat !== "") layers.set("heat", `${version}|${wish.heat}`, tiles(id, `probability-${wish.heat}`), 0.8);
   else layers.remove("heat");
   if (differing) {
-    const address = (level, row, column) => `../difference/${id}/${wish.other}/${level}/${row}/${column}?v=${encodeURIComponent(version)}`;
-    layers.set("difference", `${version}|${wish.other}`, address, Math.max(opacity, 0.2));
+    const address = (level, row, column) => `../difference/${id}/${wish.other}/${level}/${row}/${column}?v=${encodeURIComponent(version)}&w=${encodeURIComponent(otherVersion)}`;
+    layers.set("difference", `${version}|${wish.other}|${otherVersion}`, address, Math.max(opacity, 0.2));
   } else layers.remove("difference");
   renderBeside(hide, opacity);
   for (const [box, on] of [["show-slide", wish.slide], ["show-labels", wish.labels]]) by(box).checked = on;
+  by("heat").value = wish.heat; by("other").value = wish.other; by("mode").value = wish.mode;
   by("opacity").value = wish.opacity;
   by("opacity-text").textContent = `${wish.opacity} %`;
   for (const input of by("classes").querySelectorAll("input[type=checkbox]")) input.checked = !wish.hidden.has(Number(input.value));
+  by("classes").querySelectorAll("input[type=color]").forEach((input, n) => { input.value = colourOf(n); });
   if (osd.world.getItemCount()) writeLink();
 }
 
@@ -115,7 +124,7 @@ function renderBeside(hide, opacity) {
     other.addOnceHandler("tile-loaded", () => { copyPlace(osd, other); smooth = null; smoothing(); });
   }
   beside.layers.set("slide", "slide", tiles(id, "slide"), shown.has_slide && wish.slide ? 1 : 0);
-  beside.layers.set("labels", `${hide}|${coloursText()}`, tiles(wish.other, "labels", hide), opacity);
+  beside.layers.set("labels", `${otherVersion}|${hide}|${coloursText()}`, tiles(wish.other, "labels", hide), opacity);
 }
 
 let following = false;
@@ -184,22 +193,24 @@ function renderScale() {
   by("scale-text").textContent = lengthText(length);
 }
 
-let lastAsked = 0, askTimer = 0;
+let lastAsked = 0, askTimer = 0, lastPx = "";
 function renderCursor(position) {
   const [x, y] = fromViewport(osd.viewport.pointFromPixel(position, true));
   if (x < 0 || y < 0 || x >= l0Width || y >= l0Height) { by("cursor").textContent = ""; return; }
   const um = shown.mpp ? `x ${(x * shown.mpp[1]).toFixed(1)} µm   y ${(y * shown.mpp[0]).toFixed(1)} µm` : "";
   const px = `x ${Math.floor(x)} px   y ${Math.floor(y)} px`;
   const said = by("cursor");
+  if (px !== lastPx) { said.dataset.class = shown.has_labels ? "…" : ""; lastPx = px; lastAsked++; } // not that of the px before
   said.textContent = [said.dataset.class ?? "", um, px].filter(Boolean).join("\n");
   if (!shown.has_labels) return;
   clearTimeout(askTimer);
   askTimer = setTimeout(async () => {
     const asked = ++lastAsked;
     const found = await fetchJson(`${api}/at/${Math.floor(y)}/${Math.floor(x)}`).catch(() => null);
-    if (asked !== lastAsked || !found) return;
+    if (asked !== lastAsked) return;
+    if (!found) { said.dataset.class = ""; said.textContent = [um, px].filter(Boolean).join("\n"); return; }
     const chances = (found.probabilities ?? []).map((each, n) => `${shown.probabilities[n]} ${each.toFixed(2)}`);
-    said.dataset.class = [found.class === null ? "not analysed" : shown.classes[found.class].name, ...chances].join("   ");
+    said.dataset.class = [found.class === null ? "not analysed" : shown.classes[found.class]?.name ?? "", ...chances].join("   ");
     said.textContent = [said.dataset.class, um, px].filter(Boolean).join("\n");
   }, 60);
 }
@@ -238,8 +249,10 @@ function download() {
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 
+let areKept = false; // whether what the file held is among the regions
 async function keep() {
   const body = JSON.stringify(regions.toGeoJson(shown.origin));
+  if (!areKept) { by("regions-said").textContent = "The file could not be read: nothing is written over it. Load the page again."; return; }
   const answer = await fetch(`${api}/regions`, { method: "PUT", body, headers: { "Content-Type": "application/geo+json" } });
   by("regions-said").textContent = answer.ok ? `${(await answer.json()).n} regions are kept.` : await answer.text();
 }
@@ -253,6 +266,15 @@ async function upload(file) {
 }
 
 // ---- comparing
+async function pollOther() {
+  if (!wish.other) return false;
+  const asked = wish.other;
+  const state = await fetchJson(`../api/${asked}/state`).catch(() => null);
+  if (!state || asked !== wish.other || state.version === otherVersion) return false;
+  otherVersion = state.version; otherFinished = state.finished;
+  return true;
+}
+
 async function renderAgreement() {
   by("agreement").replaceChildren();
   if (!wish.other) return;
@@ -267,9 +289,10 @@ async function renderAgreement() {
   );
 }
 
-function compare(other, mode) {
+async function compare(other, mode) {
   wish.other = other; wish.mode = mode;
   by("other").value = other; by("mode").value = mode;
+  await pollOther();
   render(); renderAgreement();
 }
 
@@ -286,11 +309,16 @@ async function poll() {
   const state = await fetchJson(`${api}/state`).catch(() => null);
   if (!state) return;
   const changed = state.version !== version;
-  if (state.finished && !shown.state.finished) shown = await fetchJson(api);
+  const another = state.run !== shown.state.run; // replaced: other classes, another place
+  if (another || (state.finished && !shown.state.finished)) shown = await fetchJson(api);
   shown.state = state;
   version = state.version;
   renderProgress();
-  if (changed) { renderClasses(); render(); }
+  if (another) wire();
+  const otherChanged = await pollOther();
+  if (changed) renderClasses();
+  if (changed || otherChanged) render();
+  if ((changed || otherChanged) && state.finished && otherFinished) renderAgreement();
 }
 
 function renderProgress() {
@@ -311,7 +339,7 @@ async function look() {
 }
 
 // ---- wiring
-function wire() {
+function wire() { // what is said of it; once more where another result has taken its place
   by("name").textContent = shown.name;
   document.title = shown.name;
   by("facts").textContent = `${l0Width} × ${l0Height} px` + (shown.mpp ? `, ${Number(shown.mpp[1].toPrecision(4))} µm/px` : "");
@@ -330,13 +358,14 @@ function wire() {
   by("download").onclick = download;
   by("keep").hidden = !shown.keeps_regions;
   by("keep").onclick = keep;
-  by("upload").onchange = (event) => upload(event.target.files[0]);
+  by("open").onclick = () => by("upload").click();
+  by("upload").onchange = async (event) => { if (event.target.files.length) await upload(event.target.files[0]); event.target.value = ""; };
   by("link").onclick = () => { writeLink(); navigator.clipboard?.writeText(location.href); };
   by("help").onclick = () => by("keys").showModal();
-  addEventListener("keydown", onKey);
-  addEventListener("resize", () => regions.draw());
-  addEventListener("hashchange", () => { applyLink(readLink()); render(); });
 }
+addEventListener("keydown", onKey);
+addEventListener("resize", () => regions.draw());
+addEventListener("hashchange", async () => { applyLink(readLink()); await pollOther(); render(); renderAgreement(); });
 
 function onKey(event) {
   if (event.target.closest("input:not([type=checkbox]):not([type=range]), select, dialog") || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -346,15 +375,14 @@ function onKey(event) {
     "[": () => { wish.opacity = Math.max(0, wish.opacity - 10); render(); },
     "]": () => { wish.opacity = Math.min(100, wish.opacity + 10); render(); },
     d: () => (regions.open ? null : startDrawing()),
-    Enter: () => { if (regions.open) stopDrawing(true); },
-    Escape: () => { if (regions.open) stopDrawing(false); },
-    Backspace: () => regions.takeBack(),
+    ...(regions.open ? { Enter: () => stopDrawing(true), Escape: () => stopDrawing(false), Backspace: () => regions.takeBack() } : {}),
     f: () => go(place().x, place().y, 1),
     Home: () => osd.viewport.goHome(),
     0: () => osd.viewport.goHome(),
     c: nextComparison,
     "?": () => by("keys").showModal(),
   };
+  if (event.key === "Enter" && event.target.closest("button") && event.target !== by("draw")) return; // presses it
   if (/^[1-9]$/.test(event.key) && Number(event.key) <= shown.classes.length) toggleClass(Number(event.key) - 1);
   else if (keys[event.key]) keys[event.key]();
   else return;
@@ -369,6 +397,7 @@ const link = readLink();
 wire();
 renderClasses();
 renderProgress();
+await pollOther();
 render();
 osd.addOnceHandler("open", () => {});
 osd.world.addOnceHandler("add-item", () => {
@@ -383,9 +412,12 @@ osd.world.addOnceHandler("add-item", () => {
 osd.addHandler("update-viewport", () => { smoothing(); renderScale(); regions.draw(); });
 osd.addHandler("animation-finish", () => { writeLink(); look(); });
 osd.addHandler("zoom", smoothing);
+let pressed = null;
+osd.addHandler("canvas-press", (event) => { pressed = event.position; });
 osd.addHandler("canvas-click", (event) => {
   if (!regions.open) return;
   event.preventDefaultAction = true;
+  if (pressed && pressed.distanceTo(event.position) > 5) return; // moved the slide
   regions.addPoint(...fromViewport(osd.viewport.pointFromPixel(event.position, true)));
 });
 osd.addHandler("canvas-double-click", (event) => {
@@ -402,7 +434,13 @@ new OpenSeadragon.MouseTracker({
   },
   leaveHandler: () => { by("cursor").textContent = ""; },
 });
-if (shown.keeps_regions) fetchJson(`${api}/regions`).then((content) => regions.addGeoJson(content, shown.origin)).catch(() => {});
-if (!shown.state.finished) {
-  const timer = setInterval(async () => { await poll(); await look(); if (shown.state.finished) clearInterval(timer); }, shown.is_live ? 700 : 2000);
+if (shown.keeps_regions) {
+  fetchJson(`${api}/regions`).then((content) => { regions.addGeoJson(content, shown.origin); areKept = true; })
+    .catch(() => { by("regions-said").textContent = "The regions in the file could not be read."; });
 }
+// What is finished may be replaced all the same.
+const follows = async () => {
+  await poll(); await look();
+  setTimeout(follows, shown.is_live ? 700 : shown.state.finished && otherFinished ? 10_000 : 2000);
+};
+setTimeout(follows, shown.state.finished && !wish.other ? 10_000 : 700);
