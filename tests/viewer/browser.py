@@ -70,6 +70,12 @@ class Page:
         )
         self.page.wait_for_timeout(900)  # animations, and tiles that fade in
 
+    def looks(self, n: int) -> Iterator[int]:
+        """Times to look again, half a second apart."""
+        for number in range(n):
+            self.page.wait_for_timeout(500)
+            yield number
+
     def go(self, link: str) -> None:
         """Look at what a permalink says."""
         self.page.evaluate(f"location.hash = {link!r}")
