@@ -33,6 +33,7 @@ demo: $(VENV)/.run  ## a real slide through the default model
 	$(BIN)/wsi-seg sample demo/CMU-1-Small-Region.svs
 	$(BIN)/wsi-seg run demo/CMU-1-Small-Region.svs --out demo/CMU-1-Small-Region.seg.zarr --overwrite
 	@echo "Result: demo/CMU-1-Small-Region.seg.zarr  Picture: demo/CMU-1-Small-Region.seg.zarr/overview.png"
+	@echo "Look at it in a browser: $(BIN)/wsi-seg view demo/CMU-1-Small-Region.seg.zarr"
 
 # Two processes: more would fight over the memory of a small machine, and most runs under test use two threads anyway.
 PYTEST_ARGS ?= -n 2 --dist worksteal

@@ -81,8 +81,8 @@ def _draw(found: NDArray[np.bool_], centre: tuple[float, float], turn: float, sh
     found[low[0] : high[0], low[1] : high[1]] |= along**2 + (across / ratio) ** 2 < radius**2
 
 
-def make_result(out: Path, side: int) -> tuple[Result, list[int]]:
-    """Write a finished result of `side` px; answers it and the px of each class and of what was not analysed."""
+def make_result(out: Path, side: int) -> Result:
+    """Write a finished result of `side` px."""
     spec = ResultSpec(
         PyramidLayout((side, side), BLOCK), Mpp(0.5, 0.5), Mpp(0.25, 0.25), (64.0, 128.0), (2 * side + 200,) * 2,
         (64, 128), named_classes(list(CLASSES)), 255, False, len(CLASSES), "made.svs", (ceil_div(side, BLOCK),) * 2,
@@ -117,7 +117,7 @@ def make_result(out: Path, side: int) -> tuple[Result, list[int]]:
     small = Thumbnail(
         np.full((64, 64, 3), 200, np.uint8), spec.l0_mpp.scaled(spec.l0_size[0] / 64, spec.l0_size[1] / 64)
     )
-    return open_result(commit_run(run, spec, tiles=tiles, thumbnail=small, facts=summary.facts())), found
+    return open_result(commit_run(run, spec, tiles=tiles, thumbnail=small, facts=summary.facts()))
 
 
 def shapes_in(path: Path) -> Iterator[tuple[str, shapely.Geometry]]:
@@ -127,7 +127,9 @@ def shapes_in(path: Path) -> Iterator[tuple[str, shapely.Geometry]]:
         for line in lines:
             if line.startswith("{"):
                 feature = json.loads(line.rstrip().rstrip(","))
-                shape = shapely.from_geojson(json.dumps(feature["geometry"]))
+                rings = feature["geometry"]["coordinates"]
+                parts = [rings] if feature["geometry"]["type"] == "Polygon" else rings
+                shape = shapely.multipolygons([shapely.Polygon(part[0], part[1:]) for part in parts])
                 yield feature["properties"]["classification"]["name"], shape
 
 
@@ -138,28 +140,32 @@ def check(path: Path, counts: list[int], l0_px: float) -> tuple[str, ...]:
         n, n_invalid = n + 1, n_invalid + (not shape.is_valid)
         n_holes += sum(len(part.interiors) for part in getattr(shape, "geoms", [shape]))
         area[name] += shape.area / l0_px
-    differences = [abs(area[name] / n_px - 1) for name, n_px in zip(CLASSES[1:], counts[1:4], strict=True) if n_px]
+    differences = [abs(area[name] / n_px - 1) for name, n_px in zip(CLASSES[1:], counts[1:], strict=True) if n_px]
     return f"{n:,}", f"{n_holes:,}", str(n_invalid), f"{100 * max(differences):.3g} %"
 
 
-def measured(result: Path, counts: list[int]) -> list[tuple[str, ...]]:
+def measured(result: Path, counts: list[int], folder: Path) -> list[tuple[str, ...]]:
     """A row for each conversion."""
-    rows = []
-    for name, options in (
-        ("geojson", ("--to", "geojson")),
-        ("geojson --simplify 0.5", ("--to", "geojson", "--simplify", 0.5)),
-        ("geojson --objects", ("--to", "geojson", "--objects")),
-        ("annotations-xml", ("--to", "annotations-xml")),
-        ("csv", ("--to", "csv")),
-        ("png", ("--to", "png")),
-        ("ome-tiff", ("--to", "ome-tiff")),
-        ("dicom-seg --level 1", ("--to", "dicom-seg", "--level", 1)),
+    rows, files = [], []
+    for number, (name, options) in enumerate(
+        (
+            ("geojson", ("--to", "geojson")),
+            ("geojson --simplify 0.5", ("--to", "geojson", "--simplify", 0.5)),
+            ("geojson --objects", ("--to", "geojson", "--objects")),
+            ("annotations-xml", ("--to", "annotations-xml")),
+            ("csv", ("--to", "csv")),
+            ("png", ("--to", "png")),
+            ("ome-tiff", ("--to", "ome-tiff")),
+            ("dicom-seg --level 1", ("--to", "dicom-seg", "--level", 1)),
+        )
     ):
-        out = result.with_name("converted")
-        cost = cost_of(wsi_seg("convert", result, "--out", out, "--overwrite", *options))
-        said = check(out, counts, 4.0) if "geojson" in options else ("-",) * 4
-        rows.append((name, f"{cost.wall_s:.1f}", f"{cost.peak_mb:.0f}", f"{out.stat().st_size / 1e6:.1f}", *said))
-    return rows
+        out = folder / str(number)
+        cost = cost_of(wsi_seg("convert", result, "--out", out, *options))
+        rows.append((name, f"{cost.wall_s:.1f}", f"{cost.peak_mb:.0f}", f"{out.stat().st_size / 1e6:.1f}"))
+        files.append(out if "geojson" in options else None)
+    # Afterwards: what is held here counts for the processes that are started from here.
+    said = [("-",) * 4 if file is None else check(file, counts, 4.0) for file in files]
+    return [(*row, *more) for row, more in zip(rows, said, strict=True)]
 
 
 HEADER = ("to", "wall s", "peak MB", "file MB", "polygons", "holes", "not valid", "worst area difference of a class")
@@ -169,12 +175,16 @@ def main() -> None:
     """Make a result and convert it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=20_480, help="of the result, px")
+    parser.add_argument("--result", type=Path, help="where the result is kept, and found the next time")
     parser.add_argument("--log", type=Path, default=LOG)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        _, counts = make_result(Path(folder) / "made.seg.zarr", asked.side)
-        rows = measured(Path(folder) / "made.seg.zarr", counts)
-    print(table(f"conversions of a result of {asked.side:,}²", HEADER, rows, asked.log))
+        path = asked.result or Path(folder) / "made.seg.zarr"
+        result = open_result(path) if path.exists() else make_result(path, asked.side)
+        counts = [entry["n_pixels"] for entry in result.attributes["summary"]["classes"]]
+        side = result.spec.layout.size[0]
+        rows = measured(path, counts, Path(folder))
+    print(table(f"conversions of a result of {side:,}²", HEADER, rows, asked.log))
 
 
 if __name__ == "__main__":

@@ -9,12 +9,13 @@ from wsi_kernels.blend import accumulate, accumulate_probabilities, are_probabil
 from wsi_kernels.components import fill_holes, remove_small
 from wsi_kernels.crf import FieldShape, mean_field
 from wsi_kernels.label import count_labels, label_argmax, label_threshold, probabilities_uint8
-from wsi_kernels.outline import ring_deviations, simple_rings, trace_outlines
+from wsi_kernels.outline import simple_rings, trace_outlines
 from wsi_kernels.pack import pack_nchw, pack_nhwc
 from wsi_kernels.polygon import fill_polygons
 from wsi_kernels.pyramid import halve_majority, halve_mean
 from wsi_kernels.regions import Count, count_regions, label_regions
 from wsi_kernels.resample import area_resample, area_source_box
+from wsi_kernels.simplify import kept_corners
 from wsi_kernels.tissue import otsu_threshold, tissue_mask
 from wsi_kernels.window import axis_window
 
@@ -33,6 +34,7 @@ __all__ = [
     "fill_polygons",
     "halve_majority",
     "halve_mean",
+    "kept_corners",
     "label_argmax",
     "label_probabilities",
     "label_regions",
@@ -44,7 +46,6 @@ __all__ = [
     "probabilities_uint8",
     "quantise",
     "remove_small",
-    "ring_deviations",
     "simple_rings",
     "tissue_mask",
     "trace_outlines",

@@ -19,7 +19,7 @@ from tests.output.making import NA, finished, make_spec
 from wsi_seg.card import SegmentationClass, named_classes
 from wsi_seg.errors import CorruptOutputError, OutputExistsError, UsageError
 
-EVIL = "tumour <script>alert(1)</script> & $x^2$"
+EVIL = "tumour <script>alert(1)</script> & $\\frac$"
 
 
 @pytest.fixture
@@ -69,6 +69,7 @@ class TestValues:
         result, truth = made
         lazy = result.to_dask(1)
         assert lazy.dtype == np.uint8
+        assert result.to_dask(0).chunksize == (256, 256), "a chunk is a whole shard, up to 2048 px"
         np.testing.assert_array_equal(lazy.compute(scheduler="sync"), truth.levels[1])
         chances = result.to_dask(probabilities=True)
         assert chances.chunksize[0] == 3

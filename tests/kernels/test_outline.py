@@ -1,12 +1,11 @@
-"""Lines run along every side of every pixel once, rings are simple, and deviations are distances."""
+"""Lines run along every side of every pixel once, and rings are simple."""
 
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from wsi_kernels import ring_deviations, simple_rings, trace_outlines
+from wsi_kernels import simple_rings, trace_outlines
 from wsi_kernels.outline import ABOVE, BELOW, CLOSED
 from wsi_kernels.slit import slit_ends
 
@@ -89,28 +88,6 @@ def test_a_pinch_makes_an_outer_ring_and_a_hole():
     assert sorted(areas.tolist()) == [-2, 16]
 
 
-@given(st.lists(st.tuples(*[st.integers(-9, 9)] * 2), min_size=3, max_size=9, unique=True), st.data())
-def test_deviations_are_distances_of_the_corners_left_out(corners, data):
-    exact = np.array(corners, np.float64)
-    stays = sorted(data.draw(st.sets(st.integers(0, len(corners) - 1), min_size=1)))
-    turn = data.draw(st.integers(0, len(stays) - 1))
-    stays = stays[turn:] + stays[:turn]
-    worst = 0.0
-    for a, b in zip(stays, [*stays[1:], stays[0]], strict=True):
-        k = (a + 1) % len(corners)
-        while k != b:
-            worst = max(worst, min(np.hypot(*(exact[k] - p)) for p in np.linspace(exact[a], exact[b], 4001)))
-            k = (k + 1) % len(corners)
-    (found,) = ring_deviations(exact, np.array([len(exact)]), exact[stays], np.array([len(stays)]))
-    assert found == pytest.approx(worst, abs=2e-3)
-
-
-def test_corners_of_another_ring_are_infinitely_far():
-    square = np.array([[0, 0], [0, 2], [2, 2], [2, 0.0]])
-    for other in (square + 5, square[[0, 2, 1]], np.vstack([square[:2], [[9, 9.0]]])):
-        assert ring_deviations(square, np.array([4]), other, np.array([len(other)])).tolist() in ([np.inf],)
-
-
 def test_what_does_not_fit_is_refused():
     labels, above, wanted = np.ones((2, 3), np.uint8), np.ones(3, np.uint8), WANTED[np.uint8]
     with pytest.raises(TypeError, match="labels"):
@@ -123,7 +100,5 @@ def test_what_does_not_fit_is_refused():
     for stops in ([3], [2, 2, 4], [5]):
         with pytest.raises(ValueError, match="ascending"):
             simple_rings(points, pinches, np.array(stops))
-        with pytest.raises(ValueError, match="ascend"):
-            ring_deviations(points.astype(float), np.array(stops), points.astype(float), np.array([4] * len(stops)))
     with pytest.raises(ValueError, match="3 corners"):
         slit_ends(points.astype(float), np.array([2, 4]))

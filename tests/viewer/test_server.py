@@ -145,6 +145,14 @@ def test_what_the_summary_of_a_tiff_says_of_files_is_not_served(
     assert told.json()[0]["state"]["areas"]["analysed_mm2"] > 0
 
 
+def test_colours_can_be_others_than_the_models(client: httpx.Client) -> None:
+    tile, (y, x) = f"/tile/{the_id(client)}/labels/{TOP}/0/0", SQUARES[0]
+    assert rgba(client.get(f"{tile}?colours=1-01aBff"))[y, x].tolist() == [1, 171, 255, 255]
+    assert rgba(client.get(f"{tile}?colours=7-000000"))[y, x].tolist() == [255, 0, 0, 255]
+    for bad in ("1-01abf", "1", "x-000000", "1-00000g", "-1-000000"):
+        assert client.get(f"{tile}?colours={bad}").status_code == 404
+
+
 def test_addresses_of_nothing_are_not_found(client: httpx.Client) -> None:
     shown = the_id(client)
     for address in (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.resources import files
@@ -162,7 +163,7 @@ class _Pages:
     def tile(self, request: Request) -> Response:
         """A tile of a layer."""
         shown, layer = self._shown(request), request.path_params["layer"]
-        picked = shown.layer_tile(layer, _view(shown, request), _hidden(request))
+        picked = shown.layer_tile(layer, _view(shown, request), _hidden(request), _colours(request))
         return _answer(picked, keep=layer == "slide" or shown.is_of(request.query_params.get("v", "")))
 
     def difference(self, request: Request) -> Response:
@@ -197,6 +198,17 @@ def _view(shown: Shown, request: Request) -> ViewBox:
 def _hidden(request: Request) -> set[int]:
     """Classes that are not to be seen: `?hide=1.4`."""
     return {_number(part) for part in request.query_params.get("hide", "").split(".") if part}
+
+
+def _colours(request: Request) -> dict[int, str]:
+    """Colours that the page wants for classes: `?colours=1-ff0000.2-00aa88`."""
+    found = {}
+    for part in filter(None, request.query_params.get("colours", "").split(".")):
+        index, _, colour = part.partition("-")
+        if not re.fullmatch(r"[0-9a-fA-F]{6}", colour, re.ASCII):
+            raise KeyError(part)
+        found[_number(index)] = f"#{colour}"
+    return found
 
 
 def _numbers(request: Request, *names: str) -> list[int]:

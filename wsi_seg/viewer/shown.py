@@ -7,8 +7,9 @@ path does, and of the slide's other metadata nothing (decision 51). Knows no HTT
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +40,7 @@ COMPARED_SIDE = 4096
 _STRIP = 256
 """Rows of it that are counted at once: all of them together would take half a GB."""
 _THUMBNAIL_SIDE = 512
+_OWN: Mapping[int, str] = MappingProxyType({})
 _KINDS = ("same", "gained", "lost", "changed", "analysed in one only")
 
 
@@ -74,14 +76,19 @@ class Shown:
         """The tiles of all its layers."""
         return ViewGrid(self.l0_size)
 
-    def layer_tile(self, layer: str, view: ViewBox, hidden: Collection[int] = ()) -> Picked:
-        """A tile of `slide`, `labels` or `probability-N`. Raises KeyError where it has no such layer, WsiSegError."""
+    def layer_tile(
+        self, layer: str, view: ViewBox, hidden: Collection[int] = (), colours: Mapping[int, str] = _OWN
+    ) -> Picked:
+        """A tile of `slide`, `labels` or `probability-N`; `colours` (#rrggbb) by class stand in for the model's.
+
+        Raises KeyError where it has no such layer, WsiSegError.
+        """
         if layer == "slide" and self.picture is not None:
             return Picked(jpeg(self.picture.read(view)), "image/jpeg")
         if self.labels is None:
             raise KeyError(layer)
         if layer == "labels":
-            return Picked(self._labels_png(view, hidden), "image/png")
+            return Picked(self._labels_png(view, hidden, colours), "image/png")
         matched = re.fullmatch(r"probability-([0-9]{1,5})", layer)
         if matched and int(matched[1]) < len(self._channels()):
             return Picked(heat_png(sample_probability(self.labels, view, int(matched[1]))), "image/png")
@@ -186,9 +193,12 @@ class Shown:
             "not_analysed_mm2": absent * pixel,
         }
 
-    def _labels_png(self, view: ViewBox, hidden: Collection[int]) -> bytes:
+    def _labels_png(self, view: ViewBox, hidden: Collection[int], colours: Mapping[int, str] = _OWN) -> bytes:
         labels, spec = self._sampled(view)
-        return labels_png(labels, spec.classes, hidden, (view.box.y0, view.box.x0))
+        classes = [
+            SegmentationClass(entry.name, colours.get(index, entry.colour)) for index, entry in enumerate(spec.classes)
+        ]
+        return labels_png(labels, classes, hidden, (view.box.y0, view.box.x0))
 
     def _sampled(self, view: ViewBox) -> tuple[NDArray[Any], ResultSpec]:
         if self.labels is None:

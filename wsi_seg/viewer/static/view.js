@@ -12,7 +12,7 @@ let otherVersion = "", otherFinished = true; // of what it is compared with
 const page = Math.floor(Math.random() * 1e8); // several pages may look at once
 
 // ---- what is to be seen; all of it stands in the permalink
-const wish = { slide: true, labels: true, opacity: 55, hidden: new Set(shown.classes.length > 1 ? [0] : []), heat: "", other: "", mode: "difference" };
+const wish = { slide: true, labels: true, opacity: 55, hidden: new Set(shown.classes.length > 1 ? [0] : []), heat: "", other: "", mode: "difference", colours: new Map() };
 
 function readLink() {
   const link = new URLSearchParams(location.hash.slice(1));
@@ -21,9 +21,13 @@ function readLink() {
   if (link.has("opacity")) wish.opacity = Math.min(100, Math.max(0, Number(link.get("opacity")) || 0));
   if (link.has("hide")) wish.hidden = new Set(link.get("hide").split(".").filter((each) => /^[0-9]+$/.test(each)).map(Number));
   if ([...link].length) { // what it does not name is not to be seen
-    wish.heat = link.get("heat") in shown.probabilities ? link.get("heat") : "";
+    wish.heat = Number(link.get("heat") || NaN) in shown.probabilities ? link.get("heat") : "";
     wish.other = shown.others.find((each) => each.id === link.get("other"))?.id ?? "";
     wish.mode = link.get("mode") === "beside" ? "beside" : "difference";
+  }
+  if (link.has("colours")) {
+    const found = [...link.get("colours").matchAll(/(\d+)-([0-9a-f]{6})/g)].filter(([, n]) => Number(n) < shown.classes.length);
+    wish.colours = new Map(found.map(([, n, colour]) => [Number(n), `#${colour}`]));
   }
   return link;
 }
@@ -35,6 +39,7 @@ function writeLink() {
     opacity: wish.opacity, hide: [...wish.hidden].join("."),
   });
   if (wish.heat !== "") link.set("heat", wish.heat);
+  if (wish.colours.size) link.set("colours", coloursText());
   if (wish.other) { link.set("other", wish.other); link.set("mode", wish.mode); }
   history.replaceState(null, "", `#${link}`);
 }
@@ -73,8 +78,12 @@ function go(x, y, zoom) {
   osd.viewport.panTo(toViewport(x, y), true);
 }
 
+const coloursText = () => [...wish.colours].map(([n, colour]) => `${n}-${colour.slice(1)}`).join(".");
+const colourOf = (n) => wish.colours.get(n) ?? shown.classes[n].colour;
+
 function tiles(ofId, layer, hide = "") {
-  const query = `v=${encodeURIComponent(ofId === id ? version : otherVersion)}${hide ? `&hide=${hide}` : ""}`;
+  const looks = layer === "labels" ? (hide ? `&hide=${hide}` : "") + (wish.colours.size ? `&colours=${coloursText()}` : "") : "";
+  const query = `v=${encodeURIComponent(ofId === id ? version : otherVersion)}${looks}`;
   return (level, row, column) => `../tile/${ofId}/${layer}/${level}/${row}/${column}?${query}`;
 }
 
@@ -83,7 +92,7 @@ function render() {
   const opacity = wish.labels ? wish.opacity / 100 : 0;
   const differing = wish.other && wish.mode === "difference";
   layers.set("slide", "slide", tiles(id, "slide"), shown.has_slide && wish.slide ? 1 : 0);
-  if (shown.has_labels) layers.set("labels", `${version}|${hide}`, tiles(id, "labels", hide), differing ? 0 : opacity);
+  if (shown.has_labels) layers.set("labels", `${version}|${hide}|${coloursText()}`, tiles(id, "labels", hide), differing ? 0 : opacity);
   if (wish.heat !== "") layers.set("heat", `${version}|${wish.heat}`, tiles(id, `probability-${wish.heat}`), 0.8);
   else layers.remove("heat");
   if (differing) {
@@ -95,7 +104,7 @@ function render() {
   by("heat").value = wish.heat; by("other").value = wish.other; by("mode").value = wish.mode;
   by("opacity").value = wish.opacity;
   by("opacity-text").textContent = `${wish.opacity} %`;
-  for (const input of by("classes").querySelectorAll("input")) input.checked = !wish.hidden.has(Number(input.value));
+  for (const input of by("classes").querySelectorAll("input[type=checkbox]")) input.checked = !wish.hidden.has(Number(input.value));
   if (osd.world.getItemCount()) writeLink();
 }
 
@@ -116,7 +125,7 @@ function renderBeside(hide, opacity) {
     other.addOnceHandler("tile-loaded", () => { copyPlace(osd, other); smooth = null; smoothing(); });
   }
   beside.layers.set("slide", "slide", tiles(id, "slide"), shown.has_slide && wish.slide ? 1 : 0);
-  beside.layers.set("labels", `${otherVersion}|${hide}`, tiles(wish.other, "labels", hide), opacity);
+  beside.layers.set("labels", `${otherVersion}|${hide}|${coloursText()}`, tiles(wish.other, "labels", hide), opacity);
 }
 
 let following = false;
@@ -134,21 +143,28 @@ function follow(from, to) {
 // ---- classes
 function renderClasses() {
   const areas = shown.state.areas;
-  const rows = shown.classes.map((each, n) => classRow(n, each.name, { background: each.colour }, "", areas?.classes[n]));
+  const rows = shown.classes.map((each, n) => classRow(n, each.name, swatch(n), areas?.classes[n]));
   if (shown.has_labels) {
-    rows.push(classRow(shown.classes.length, "not analysed", {}, "hatched", areas ? { mm2: areas.not_analysed_mm2 } : null));
+    rows.push(classRow(shown.classes.length, "not analysed", element("span", { className: "swatch hatched" }), areas ? { mm2: areas.not_analysed_mm2 } : null));
   }
   by("classes").replaceChildren(...rows);
   by("classes-part").hidden = !shown.has_labels;
   by("areas-total").textContent = areas ? `analysed ${areaText(areas.analysed_mm2)}` : "";
-  for (const input of by("classes").querySelectorAll("input")) input.checked = !wish.hidden.has(Number(input.value));
+  for (const input of by("classes").querySelectorAll("input[type=checkbox]")) input.checked = !wish.hidden.has(Number(input.value));
 }
 
-function classRow(index, name, style, more, area) {
+function swatch(n) {
+  return element("input", {
+    type: "color", className: "swatch", value: colourOf(n), title: "another colour", "aria-label": `colour of ${shown.classes[n].name}`,
+    onchange: (event) => { wish.colours.set(n, event.target.value); render(); },
+  });
+}
+
+function classRow(index, name, swatch, area) {
   const box = element("input", { type: "checkbox", value: String(index), onchange: () => toggleClass(index) });
   const amount = area ? areaText(area.mm2) + (area.percent === undefined ? "" : `  ${area.percent.toFixed(1)} %`) : "";
   return element("label", { className: "class" }, [
-    box, element("span", { className: `swatch ${more}`, style }), name, element("span", { className: "amount" }, [amount]),
+    box, swatch, name, element("span", { className: "amount" }, [amount]),
   ]);
 }
 
@@ -426,6 +442,6 @@ if (shown.keeps_regions) {
 // What is finished may be replaced all the same.
 const follows = async () => {
   await poll(); await look();
-  setTimeout(follows, shown.is_live ? 700 : shown.state.finished && otherFinished ? 10_000 : 2000);
+  setTimeout(follows, shown.is_live ? 700 : shown.state.finished && otherFinished ? 5_000 : 2000);
 };
-setTimeout(follows, shown.state.finished && !wish.other ? 10_000 : 700);
+setTimeout(follows, shown.state.finished && !wish.other ? 5_000 : 700);
