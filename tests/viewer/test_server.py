@@ -191,6 +191,8 @@ def test_a_token_is_needed_where_one_is_set(gallery: Gallery, serve: Callable[..
             assert client.get(base + address).status_code == 403
         assert client.get(f"{base}api?token={token[:-1]}x").status_code == 403
         assert client.get(f"{base}api", headers={"Authorization": f"Bearer {token}"}).status_code == 200
+        assert client.get(f"{base}https:evil.example?token={token}").headers["location"] == "./https:evil.example"
+        client.cookies.clear()
         answer = client.get(f"{base}?token={token}")
         assert answer.status_code == 303
         assert token not in answer.headers["location"]

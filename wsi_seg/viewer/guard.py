@@ -45,6 +45,8 @@ class Guard:
     def __init__(self, app: ASGIApp, hosts: Sequence[str], token: str = "") -> None:
         """`hosts`: names that the server answers to, without port; empty: to any (a token is needed then)."""
         self._app, self._hosts, self._token = app, frozenset(hosts), token
+        # A name of its own: browsers send cookies of one port to all ports of a host.
+        self._cookie = f"{_COOKIE}_{secrets.token_hex(4)}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -73,11 +75,11 @@ class Guard:
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         if self._is_token(query.pop("token", "")):
             # Relative, so that a proxy may put the server below a folder.
-            place = scope["path"].rsplit("/", 1)[1] or "."
+            place = "./" + scope["path"].rpartition("/")[2]
             answer = RedirectResponse(f"{place}?{urlencode(query)}" if query else place, 303)
-            answer.set_cookie(_COOKIE, self._token, httponly=True, samesite="strict")
+            answer.set_cookie(self._cookie, self._token, httponly=True, samesite="strict")
             return answer
-        given = cookie_parser(headers.get("cookie", "")).get(_COOKIE, "")
+        given = cookie_parser(headers.get("cookie", "")).get(self._cookie, "")
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
         if self._is_token(given) or self._is_token(bearer):
             return None

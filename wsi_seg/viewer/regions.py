@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from wsi_seg.errors import UsageError, WriteError, WsiSegError
 from wsi_seg.geojson import GeoJson
@@ -39,12 +40,12 @@ class RegionFile:
 
     def save(self, text: bytes) -> int:
         """Replace the file by a FeatureCollection; the number of its regions. Raises UsageError, WriteError."""
-        beside = self.path.with_name(f".{self.path.name}.check")
+        beside = self.path.with_name(f".{self.path.name}.{uuid4().hex}")
         try:
             content = json.loads(text)
             if not isinstance(content, dict) or content.get("type") != "FeatureCollection":
                 raise UsageError("regions that are no FeatureCollection", rule="GeoJSON, RFC 7946")
-            plain = json.dumps(content, indent=1).encode()
+            plain = json.dumps(content, indent=1, allow_nan=False).encode()
         except (ValueError, RecursionError) as error:
             if isinstance(error, WsiSegError):
                 raise
