@@ -93,7 +93,10 @@ def shapes_of(rings: Rings, regions: NDArray[np.intp], frame: Frame, objects: bo
         outer, part = outer[order], part[order]
     starts = np.cumsum(sizes) - sizes
     closed = np.insert(np.arange(len(points)), starts + sizes, starts)
-    coordinates = np.ascontiguousarray(frame.l0_points(points[closed])[:, ::-1])
+    coordinates = points[closed][:, ::-1].astype(np.float64)
+    del points, closed  # of a large tissue these are hundreds of MB
+    coordinates *= frame.l0_per_px[::-1]
+    coordinates += frame.l0_offset[::-1]
     ring_offsets = np.concatenate([[0], np.cumsum(sizes + 1)])
     part_offsets = np.concatenate([np.flatnonzero(outer), [len(sizes)]])
     polygons: NDArray[Any] = shapely.from_ragged_array(
