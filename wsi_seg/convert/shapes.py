@@ -128,10 +128,13 @@ def _parts(rings: Rings, regions: NDArray[np.intp], part: NDArray[np.intp]) -> N
         outer, holes = mine[areas[mine] > 0], mine[areas[mine] < 0]
         if len(outer) < 2 or not len(holes):
             continue
-        shells = [shapely.Polygon(points[starts[k] : starts[k] + sizes[k]]) for k in outer]
+        shells = np.array([shapely.Polygon(points[starts[k] : starts[k] + sizes[k]]) for k in outer])
         corner = points[starts[holes]]
-        tree = shapely.STRtree(shells)
-        hole, shell = tree.query(shapely.points(corner[:, 0] - 0.5, corner[:, 1] + 0.5), predicate="within")
+        inside = shapely.points(corner[:, 0] - 0.5, corner[:, 1] + 0.5)
+        hole, shell = shapely.STRtree(shells).query(inside)
+        shapely.prepare(shells)  # one may be a tissue, and have a hundred thousand holes
+        around = shapely.contains(shells[shell], inside[hole])
+        hole, shell = hole[around], shell[around]
         best = np.lexsort((areas[outer[shell]], hole))
         hole, shell = hole[best], shell[best]
         innermost = np.flatnonzero(np.diff(hole, prepend=-1))
