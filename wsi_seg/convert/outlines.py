@@ -109,7 +109,12 @@ def outlines_of(
         held = [before.pop(k, []) + [copied(part) for part in now.get(k)] for k in step.still_open.tolist()]
         if len(step.done):
             ended, of = gathered([[*before.get(k, ()), *now.get(k)] for k in step.done.tolist()])
-            geometries = simplified(shapes_of(ended, of, frame, objects), frame, simplify_um)
+            before.clear()
+            del now, points, pinches, numbered  # while others work on what is yielded, only shapes are kept
+            exact = shapes_of(ended, of, frame, objects)
+            del ended
+            geometries = simplified(exact, frame, simplify_um)
+            del exact
             yield from _outlines(geometries, step, names, frame, strip.chances is not None)
 
 

@@ -1,6 +1,6 @@
 """What of a result is converted: its classes and its level, and where that level lies in the slide.
 
-Owns the checks of both and the way from corners of px to the slide's level 0. Knows no format.
+Owns the checks of both. Knows no format.
 """
 
 from __future__ import annotations
@@ -34,10 +34,6 @@ class Frame:
     def px_um2(self) -> float:
         """Area of a px, µm²."""
         return self.mpp.y * self.mpp.x
-
-    def l0_points(self, points: NDArray[np.generic]) -> NDArray[np.float64]:
-        """Corners (n, 2) as (y, x) in px of the level -> (n, 2) as (y, x) in level-0 px of the slide."""
-        return np.asarray(points, np.float64) * self.l0_per_px + self.l0_offset
 
 
 def frame_of(spec: ResultSpec, level: int) -> Frame:

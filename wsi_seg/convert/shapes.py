@@ -93,7 +93,10 @@ def shapes_of(rings: Rings, regions: NDArray[np.intp], frame: Frame, objects: bo
         outer, part = outer[order], part[order]
     starts = np.cumsum(sizes) - sizes
     closed = np.insert(np.arange(len(points)), starts + sizes, starts)
-    coordinates = np.ascontiguousarray(frame.l0_points(points[closed])[:, ::-1])
+    coordinates = points[closed][:, ::-1].astype(np.float64)
+    del points, closed  # of a large tissue these are hundreds of MB
+    coordinates *= frame.l0_per_px[::-1]
+    coordinates += frame.l0_offset[::-1]
     ring_offsets = np.concatenate([[0], np.cumsum(sizes + 1)])
     part_offsets = np.concatenate([np.flatnonzero(outer), [len(sizes)]])
     polygons: NDArray[Any] = shapely.from_ragged_array(
@@ -125,10 +128,13 @@ def _parts(rings: Rings, regions: NDArray[np.intp], part: NDArray[np.intp]) -> N
         outer, holes = mine[areas[mine] > 0], mine[areas[mine] < 0]
         if len(outer) < 2 or not len(holes):
             continue
-        shells = [shapely.Polygon(points[starts[k] : starts[k] + sizes[k]]) for k in outer]
+        shells = np.array([shapely.Polygon(points[starts[k] : starts[k] + sizes[k]]) for k in outer])
         corner = points[starts[holes]]
-        tree = shapely.STRtree(shells)
-        hole, shell = tree.query(shapely.points(corner[:, 0] - 0.5, corner[:, 1] + 0.5), predicate="within")
+        inside = shapely.points(corner[:, 0] - 0.5, corner[:, 1] + 0.5)
+        hole, shell = shapely.STRtree(shells).query(inside)
+        shapely.prepare(shells)  # one may be a tissue, and have a hundred thousand holes
+        around = shapely.contains(shells[shell], inside[hole])
+        hole, shell = hole[around], shell[around]
         best = np.lexsort((areas[outer[shell]], hole))
         hole, shell = hole[best], shell[best]
         innermost = np.flatnonzero(np.diff(hole, prepend=-1))
