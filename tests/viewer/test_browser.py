@@ -157,9 +157,12 @@ def test_regions_are_kept_in_the_users_file(
         page = Page(browser, where)
         page.page.wait_for_function("() => document.querySelectorAll('#regions li').length === 1")
         page.page.locator("#keep").click()
-        page.page.wait_for_function("() => document.getElementById('regions-said').textContent.includes('1 regions')")
+        page.page.wait_for_function("() => document.getElementById('regions-said').textContent.includes('file: 1')")
+        assert json.loads(kept.read_text())["features"][0]["geometry"]["coordinates"] == [ring]
+        page.page.locator("#regions button").click()  # changes are saved without being asked
+        page.page.wait_for_function("() => document.getElementById('regions-said').textContent.includes('file: 0')")
         page.close()
-    assert json.loads(kept.read_text())["features"][0]["geometry"]["coordinates"] == [ring]
+    assert json.loads(kept.read_text())["features"] == []
 
 
 def test_the_preview_follows_a_run_until_it_ends(
@@ -325,7 +328,7 @@ def test_what_others_wrote_of_a_region_is_kept(
         page = Page(browser, where)
         page.page.wait_for_function("() => document.querySelectorAll('#regions li').length === 1")
         page.page.locator("#keep").click()
-        page.page.wait_for_function("() => document.getElementById('regions-said').textContent.includes('1 regions')")
+        page.page.wait_for_function("() => document.getElementById('regions-said').textContent.includes('file: 1')")
         page.close()
         assert json.loads(kept.read_text())["features"] == [feature]
         kept.write_text("{")

@@ -74,6 +74,11 @@ def test_a_slide_of_another_size_is_refused(small_slide: Path, tmp_path: Path) -
         Gallery.open(Wishes([str(result.path)], [small_slide]))
 
 
+def test_a_slide_that_is_missing_is_named(squares: Result, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nosuch does not exist"):
+        Gallery.open(Wishes([str(squares.path)], [tmp_path / "nosuch"]))
+
+
 def test_a_slide_of_other_content_is_told(squares_slide: Path, tmp_path: Path) -> None:
     from tests.engine.runs import Runs
 

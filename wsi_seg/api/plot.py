@@ -46,11 +46,11 @@ def _new_axes() -> Any:
 
 
 def _draw_scale_bar(axes: Any, height_um: float, width_um: float) -> None:
-    """Lower left, white on black so that it shows on any slide."""
+    """Lower left, black with a white rim so that it shows on any slide."""
     length = scale_bar_um(width_um)
     x, y = 0.03 * width_um, height_um - 0.03 * max(height_um, width_um)
     text = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"
-    for colour, width in (("black", 6), ("white", 3)):
+    for colour, width in (("white", 7), ("black", 4)):
         axes.plot([x, x + length], [y, y], color=colour, linewidth=width, solid_capstyle="butt")
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
     axes.annotate(text, (x + length / 2, y), (0, 6), textcoords="offset points", ha="center", va="bottom", bbox=box)

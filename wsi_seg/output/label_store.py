@@ -78,6 +78,12 @@ def open_result(place: str | Path | Url, *, partial: bool = False) -> Result:
     Raises CorruptOutputError; WriteError where a store does not answer.
     """
     path = location_of(place)
+    if isinstance(path, Path) and not path.is_dir():
+        raise CorruptOutputError(
+            f"{path} {'is a file' if path.exists() else 'does not exist'}",
+            rule="a result is a folder NAME.seg.zarr",
+            remedy="check the path; of a slide, `wsi-seg run` makes one",
+        )
     store, key = store_at(path), SPEC_FILE if partial else ROOT
     document, file = _read_json(store, key), store.describe(key)
     if partial:

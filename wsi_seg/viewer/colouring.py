@@ -14,7 +14,7 @@ from PIL import Image
 
 from wsi_seg.card import SegmentationClass
 
-NOT_ANALYSED_RGBA = (130, 130, 130, 255)
+NOT_ANALYSED_RGBA = (70, 70, 70, 255)
 """Of the lines that hatch what was not analysed."""
 _HATCH_PERIOD, _HATCH_WIDTH = 12, 2
 HEAT_STOPS = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))

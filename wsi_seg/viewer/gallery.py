@@ -59,6 +59,8 @@ class Gallery:
     def open(cls, wishes: Wishes) -> Gallery:
         """Open all that was asked for. Raises WsiSegError where a place that was named cannot be shown."""
         gallery = cls(wishes)
+        if missing := [path for path in wishes.slides if not path.exists()]:
+            raise UsageError(f"--slide {missing[0]} does not exist", rule="a slide, or a folder of slides")
         if wishes.annotations is not None:
             gallery._regions = RegionFile(wishes.annotations)
         for place in wishes.places:
@@ -129,13 +131,13 @@ class Gallery:
             picture = _thumbnail(labels)
         elif _is_another(labels, slide):
             notes.append("This slide is not the one that the result was made from: their contents differ.")
-        return replace(_of_spec(spec, labels, picture), notes=notes)
+        return replace(_of_spec(spec, labels, picture), notes=notes, result=_shown_name(place))
 
     def _tiff(self, labels: TiffResult, place: str) -> Shown:
         slide = self._slide_of(labels.spec, place)
         notes = [] if slide else ["The slide is not here: give it with --slide. A TIFF result says no name of it."]
         picture = None if slide is None else SlidePicture(slide)
-        return replace(_of_spec(labels.spec, labels, picture), notes=notes)
+        return replace(_of_spec(labels.spec, labels, picture), notes=notes, result=_shown_name(place))
 
     def _slide(self, path: Path) -> Shown:
         """A slide, with labels that are predicted where somebody looks if a model was named."""
@@ -187,6 +189,11 @@ class Gallery:
             for folder in (location.parent, location.parent.parent, Path()):
                 if _holds(folder, name) and folder / name != location:
                     yield folder / name
+
+
+def _shown_name(place: str) -> str:
+    """The last part of a place, as text that any answer can carry."""
+    return location_of(place).name.encode(errors="replace").decode().removesuffix(_PARTIAL)
 
 
 def _of_spec(spec: ResultSpec, labels: LabelSource, picture: Picture | None) -> Shown:

@@ -103,11 +103,11 @@ class _Pages:
         """Everything about one thing, and what it can be compared with."""
         shown = self._shown(request)
         others = [
-            {"id": other.id, "name": other.name}
+            {"id": other.id, "name": other.name, "result": other.result}
             for other in self._gallery
             if other is not shown and other.labels is not None and other.l0_size == shown.l0_size
         ]
-        return _Json({**shown.describe(), "others": others})
+        return _Json({**shown.describe(), "others": others, "n_shown": len(list(self._gallery))})
 
     def state(self, request: Request) -> Response:
         """How far it is."""

@@ -65,6 +65,8 @@ class Shown:
     """Level-0 px (y, x) from which coordinates in GeoJSON are counted: the corner of the scanned bounds."""
     picture: Picture | None
     labels: LabelSource | None
+    result: str = ""
+    """Name of the result's file, which tells two results of one slide apart; empty for a slide alone."""
     notes: list[str] = field(default_factory=list)
     regions: RegionFile | None = None
     predict_in: Callable[[tuple[float, float, float, float], str], int] | None = None
@@ -147,6 +149,7 @@ class Shown:
         return {
             "id": self.id,
             "name": self.name,
+            "result": self.result,
             "size": list(self.l0_size),
             "mpp": None if self.l0_mpp is None else [self.l0_mpp.y, self.l0_mpp.x],
             "origin": list(self.l0_origin),

@@ -12,7 +12,7 @@ function card(entry) {
     each.name,
     element("span", { className: "amount" }, [areas[n] ? `${areaText(areas[n].mm2)} ${areas[n].percent.toFixed(1)} %` : ""]),
   ]));
-  const text = [element("h2", {}, [entry.name]), ...rows.slice(0, 6)];
+  const text = [element("h2", {}, [entry.name]), element("p", { className: "faint" }, [entry.result]), ...rows.slice(0, 6)];
   if (rows.length > 6) text.push(element("p", { className: "faint" }, [`and ${rows.length - 6} more classes`]));
   if (!entry.state.finished && entry.has_labels) text.push(element("p", { className: "faint" }, [entry.is_live ? "predicted where you look" : `being made: ${entry.state.done} of ${entry.state.tasks}`]));
   const picture = element("img", { className: "picture", alt: "", src: `thumbnail/${entry.id}?v=${encodeURIComponent(entry.state.version)}` });
@@ -22,7 +22,7 @@ function card(entry) {
 
 function render() {
   const wanted = filter.value.trim().toLowerCase();
-  cards.replaceChildren(...shown.filter((entry) => entry.name.toLowerCase().includes(wanted)).map(card));
+  cards.replaceChildren(...shown.filter((entry) => `${entry.name} ${entry.result}`.toLowerCase().includes(wanted)).map(card));
 }
 
 async function load() {

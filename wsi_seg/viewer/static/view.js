@@ -12,7 +12,7 @@ let otherVersion = "", otherFinished = true; // of what it is compared with
 const page = Math.floor(Math.random() * 1e8); // several pages may look at once
 
 // ---- what is to be seen; all of it stands in the permalink
-const wish = { slide: true, labels: true, opacity: 55, hidden: new Set(shown.classes.length > 1 ? [0] : []), heat: "", other: "", mode: "difference", colours: new Map() };
+const wish = { slide: true, labels: true, opacity: 70, hidden: new Set(shown.classes.length > 1 ? [0] : []), heat: "", other: "", mode: "difference", colours: new Map() };
 
 function readLink() {
   const link = new URLSearchParams(location.hash.slice(1));
@@ -21,7 +21,7 @@ function readLink() {
   if (link.has("opacity")) wish.opacity = Math.min(100, Math.max(0, Number(link.get("opacity")) || 0));
   if (link.has("hide")) wish.hidden = new Set(link.get("hide").split(".").filter((each) => /^[0-9]+$/.test(each)).map(Number));
   if ([...link].length) { // what it does not name is not to be seen
-    wish.heat = link.get("heat") in shown.probabilities ? link.get("heat") : "";
+    wish.heat = Number(link.get("heat") || NaN) in shown.probabilities ? link.get("heat") : "";
     wish.other = shown.others.find((each) => each.id === link.get("other"))?.id ?? "";
     wish.mode = link.get("mode") === "beside" ? "beside" : "difference";
     const found = [...(link.get("colours") ?? "").matchAll(/(\d+)-([0-9a-f]{6})/g)].filter(([, n]) => Number(n) < shown.classes.length);
@@ -41,6 +41,9 @@ function writeLink() {
   if (wish.other) { link.set("other", wish.other); link.set("mode", wish.mode); }
   history.replaceState(null, "", `#${link}`);
 }
+
+// Two results of one slide have its name: then that of the result tells them apart.
+const nameOf = (each) => (each.result && shown.others.some((other) => other.name === shown.name) ? `${each.name}, ${each.result}` : each.name);
 
 // ---- the panes
 function makeOsd(where) {
@@ -110,12 +113,12 @@ function render() {
 function renderBeside(hide, opacity) {
   const wanted = wish.other && wish.mode === "beside";
   by("right").hidden = !wanted;
-  by("badge-left").textContent = wanted ? shown.name : "";
+  by("badge-left").textContent = wanted ? nameOf(shown) : "";
   if (!wanted) {
     if (beside) { beside.osd.destroy(); beside = null; }
     return;
   }
-  by("badge-right").textContent = shown.others.find((each) => each.id === wish.other).name;
+  by("badge-right").textContent = nameOf(shown.others.find((each) => each.id === wish.other));
   if (!beside || beside.id !== wish.other) {
     beside?.osd.destroy();
     const other = makeOsd("osd-right");
@@ -219,8 +222,18 @@ function renderCursor(position) {
 const regions = new Regions(by("drawing"), (x, y) => {
   const point = osd.viewport.pixelFromPoint(toViewport(x, y), true);
   return [point.x, point.y];
-}, renderRegions);
+}, regionsChanged);
 window.wsiSeg.regions = regions;
+
+let areKept = false; // whether what the file held is among the regions
+let areDrawn = false; // whether regions would be lost with the page
+let keepTimer = 0;
+function regionsChanged() {
+  renderRegions();
+  areDrawn = !shown.keeps_regions && regions.list.length > 0;
+  if (areKept) { clearTimeout(keepTimer); keepTimer = setTimeout(keep, 300); }
+}
+addEventListener("beforeunload", (event) => { if (areDrawn) event.preventDefault(); });
 
 function renderRegions() {
   by("regions").replaceChildren(...regions.list.map((region, n) => element("li", {}, [
@@ -233,7 +246,7 @@ function startDrawing() {
   const select = by("region-class");
   regions.begin(select.value, shown.classes.find((each) => each.name === select.value)?.colour ?? "#000000");
   by("draw").setAttribute("aria-pressed", "true");
-  by("regions-said").textContent = "Click points; Enter closes.";
+  by("regions-said").textContent = "Click points; Enter or a double click closes, Backspace takes one back, Esc gives up.";
 }
 
 function stopDrawing(close) {
@@ -243,18 +256,19 @@ function stopDrawing(close) {
 }
 
 function download() {
+  if (!regions.list.length) { by("regions-said").textContent = "No region is drawn yet."; return; }
+  areDrawn = false;
   const text = JSON.stringify(regions.toGeoJson(shown.origin), null, 1);
   const link = element("a", { href: URL.createObjectURL(new Blob([text], { type: "application/geo+json" })), download: `${shown.name}.geojson` });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 
-let areKept = false; // whether what the file held is among the regions
 async function keep() {
   const body = JSON.stringify(regions.toGeoJson(shown.origin));
   if (!areKept) { by("regions-said").textContent = "The file could not be read: nothing is written over it. Load the page again."; return; }
   const answer = await fetch(`${api}/regions`, { method: "PUT", body, headers: { "Content-Type": "application/geo+json" } });
-  by("regions-said").textContent = answer.ok ? `${(await answer.json()).n} regions are kept.` : await answer.text();
+  by("regions-said").textContent = answer.ok ? `kept in the file: ${(await answer.json()).n}` : await answer.text();
 }
 
 async function upload(file) {
@@ -285,7 +299,7 @@ async function renderAgreement() {
       element("span"), element("span", { className: "swatch", style: { background: each.colour } }), each.kind,
       element("span", { className: "amount" }, [`${(100 * each.share).toFixed(2)} %`]),
     ])),
-    element("p", { className: "faint" }, [`from the other to this; counted at 1/${found.downsample} of the slide's sides`]),
+    element("p", { className: "faint" }, [`going from the other result to this one${found.downsample > 1 ? `; counted on every ${found.downsample}th px` : ""}`]),
   );
 }
 
@@ -335,12 +349,15 @@ async function look() {
   const box = [[y0, l0Height], [x0, l0Width], [y1, l0Height], [x1, l0Width]].map(([value, most]) => Math.round(Math.min(Math.max(value, 0), most)));
   const answer = await fetchJson(`${api}/look/${box.join("/")}?page=${page}`).catch(() => null);
   if (!answer) return;
-  by("progress").textContent = answer.to_come < 0 ? "zoom in: what is in sight is predicted then" : answer.to_come ? `predicting: ${answer.to_come} to come in sight` : "all in sight is predicted";
+  by("progress").textContent = answer.to_come < 0 ? "zoom in to predict what is in sight" : answer.to_come ? `predicting what is in sight (blocks to come: ${answer.to_come}); hatched until then` : "what is in sight is predicted";
 }
 
 // ---- wiring
 function wire() { // what is said of it; once more where another result has taken its place
   by("name").textContent = shown.name;
+  by("gallery").hidden = shown.n_shown < 2;
+  by("result").textContent = shown.result;
+  by("labels-row").hidden = !shown.has_labels;
   document.title = shown.name;
   by("facts").textContent = `${l0Width} × ${l0Height} px` + (shown.mpp ? `, ${Number(shown.mpp[1].toPrecision(4))} µm/px` : "");
   by("show-slide").onchange = (event) => { wish.slide = event.target.checked; render(); };
@@ -351,7 +368,7 @@ function wire() { // what is said of it; once more where another result has take
   by("heat").value = wish.heat;
   by("heat").onchange = (event) => { wish.heat = event.target.value; render(); };
   by("compare-part").hidden = !shown.others.length;
-  by("other").replaceChildren(element("option", { value: "" }, ["–"]), ...shown.others.map((each) => element("option", { value: each.id }, [each.name])));
+  by("other").replaceChildren(element("option", { value: "" }, ["–"]), ...shown.others.map((each) => element("option", { value: each.id }, [nameOf(each)])));
   by("other").onchange = by("mode").onchange = () => compare(by("other").value, by("mode").value);
   by("region-class").replaceChildren(element("option", { value: "" }, ["no class"]), ...shown.classes.map((each) => element("option", { value: each.name }, [each.name])));
   by("draw").onclick = () => (regions.open ? stopDrawing(true) : startDrawing());
@@ -360,7 +377,7 @@ function wire() { // what is said of it; once more where another result has take
   by("keep").onclick = keep;
   by("open").onclick = () => by("upload").click();
   by("upload").onchange = async (event) => { if (event.target.files.length) await upload(event.target.files[0]); event.target.value = ""; };
-  by("link").onclick = () => { writeLink(); navigator.clipboard?.writeText(location.href); };
+  by("link").onclick = () => { writeLink(); navigator.clipboard?.writeText(location.href); by("link").textContent = "Copied"; setTimeout(() => { by("link").textContent = "Copy link to this view"; }, 1500); };
   by("help").onclick = () => by("keys").showModal();
 }
 addEventListener("keydown", onKey);
@@ -441,6 +458,6 @@ if (shown.keeps_regions) {
 // What is finished may be replaced all the same.
 const follows = async () => {
   await poll(); await look();
-  setTimeout(follows, shown.is_live ? 700 : shown.state.finished && otherFinished ? 10_000 : 2000);
+  setTimeout(follows, shown.is_live ? 700 : shown.state.finished && otherFinished ? 5_000 : 2000);
 };
-setTimeout(follows, shown.state.finished && !wish.other ? 10_000 : 700);
+setTimeout(follows, shown.state.finished && !wish.other ? 5_000 : 700);
