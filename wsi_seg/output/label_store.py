@@ -31,6 +31,7 @@ from wsi_seg.output.result_spec import (
     shard_key,
 )
 from wsi_seg.output.shard_codec import encode_chunk
+from wsi_seg.output.site.posix import partial_path
 from wsi_seg.output.store import Location, Store, Url, location_of, store_at
 
 SPEC_FILE = f"{STATE}/spec.json"
@@ -82,7 +83,9 @@ def open_result(place: str | Path | Url, *, partial: bool = False) -> Result:
         raise CorruptOutputError(
             f"{path} {'is a file' if path.exists() else 'does not exist'}",
             rule="a result is a folder NAME.seg.zarr",
-            remedy="check the path; of a slide, `wsi-seg run` makes one",
+            remedy="run the same command again to finish it"
+            if partial_path(path).is_dir()
+            else "check the path; of a slide, `wsi-seg run` makes one",
         )
     store, key = store_at(path), SPEC_FILE if partial else ROOT
     document, file = _read_json(store, key), store.describe(key)
