@@ -19,6 +19,9 @@ from wsi_seg.convert.keyhole import keyhole_ring
 from wsi_seg.convert.new_file import new_file
 from wsi_seg.convert.outlines import Outline
 
+_CORNERS = 10_000
+"""That are written at a time."""
+
 
 def write_asap(
     outlines: Iterable[Outline], classes: Sequence[SegmentationClass], out: Path, *, overwrite: bool = False
@@ -33,7 +36,8 @@ def write_asap(
         for outline in outlines:
             for ring in _rings(outline):
                 entry = classes[outline.class_index]
-                file.write(_annotation(ring, entry, f"{entry.name} {n}").encode())
+                for piece in _annotation(ring, entry, f"{entry.name} {n}"):
+                    file.write(piece.encode())
                 n += 1
             used.add(outline.class_index)
         file.write(b"</Annotations>\n<AnnotationGroups>\n")
@@ -51,10 +55,13 @@ def _rings(outline: Outline) -> Iterator[NDArray[np.float64]]:
         yield keyhole_ring([np.array(ring.coords)[:-1, ::-1] for ring in (part.exterior, *part.interiors)])
 
 
-def _annotation(ring: NDArray[np.float64], entry: SegmentationClass, name: str) -> str:
-    points = np.round(ring, DECIMALS).tolist()
-    lines = "".join(f'<Coordinate Order="{k}" X="{x!r}" Y="{y!r}"/>\n' for k, (y, x) in enumerate(points))
-    return (
+def _annotation(ring: NDArray[np.float64], entry: SegmentationClass, name: str) -> Iterator[str]:
+    """An annotation in pieces: a tissue can have millions of corners."""
+    yield (
         f'<Annotation Name={quoteattr(name)} Type="Polygon" PartOfGroup={quoteattr(entry.name)} '
-        f'Color="{entry.colour}">\n<Coordinates>\n{lines}</Coordinates>\n</Annotation>\n'
+        f'Color="{entry.colour}">\n<Coordinates>\n'
     )
+    for start in range(0, len(ring), _CORNERS):
+        points = np.round(ring[start : start + _CORNERS], DECIMALS).tolist()
+        yield "".join(f'<Coordinate Order="{k}" X="{x!r}" Y="{y!r}"/>\n' for k, (y, x) in enumerate(points, start))
+    yield "</Coordinates>\n</Annotation>\n"
