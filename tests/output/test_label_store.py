@@ -66,7 +66,7 @@ def test_an_unfinished_result_opens_only_when_asked_for(tmp_path):
     made.write_task(0, 0, 1)
     with pytest.raises(CorruptOutputError, match=r"zarr.json is not there.*run the same command again"):
         open_result(made.run.path)
-    with pytest.raises(CorruptOutputError, match="does not exist.*run the same command again"):
+    with pytest.raises(CorruptOutputError, match=r"does not exist.*run the same command again"):
         open_result(made.run.out)
     result = open_result(made.run.path, partial=True)
     box = made.spec.layout.task_box(0, 0, 1)
