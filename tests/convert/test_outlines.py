@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from wsi_kernels import fill_polygons
@@ -109,7 +109,28 @@ def test_the_mean_probability_is_that_of_the_regions_px(labels, rows, objects, s
     assert all(o.mean_probability is None for o in traced(labels, rows))
 
 
+HOLES_LEFT_OUTSIDE = "\n".join(
+    [
+        "1 1 1 255 0",
+        "1 1 1 255 1",
+        "1 0 0 1 1",
+        *(["1 1 1 1 1"] * 5),
+        *(["1 1 1 1 0"] * 2),
+        *(["1 1 1 1 1"] * 3),
+        "1 0 1 0 255",
+        "255 1 1 1 255",
+        *(["1 1 1 1 1"] * 2),
+        "1 0 1 0 0",
+        *(["1 1 1 1 1"] * 3),
+        "1 1 1 255 1",
+        "1 1 1 1 1",
+    ]
+)
+"""A map whose outline, simplified by 2.5 px, is a triangle that leaves out holes."""
+
+
 @settings(max_examples=300)
+@example(np.loadtxt(HOLES_LEFT_OUTSIDE.splitlines(), np.uint8), 2.5, False)
 @given(label_maps(40), st.sampled_from([0.3, 0.6, 1.0, 2.5, 9.0]), st.booleans())
 def test_simplified_outlines_stay_valid_and_near(labels, tolerance, objects):
     exact, fewer = traced(labels, 9, objects), traced(labels, 9, objects, tolerance)

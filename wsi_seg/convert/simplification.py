@@ -88,7 +88,8 @@ def _unfit(rings: NDArray[Any]) -> NDArray[np.bool_]:
     bad[one[meets]] = bad[other[meets]] = True
     filled, corner = shapely.polygons(rings), shapely.get_point(rings, 0)
     shapely.prepare(filled)
-    bad[1:] |= ~shapely.intersects(filled[0], corner[1:])
+    # A ring's corners are corners of the exact one: where one of a hole lies off the outer ring, that one is to blame.
+    bad[0] |= not shapely.intersects(filled[0], corner[1:]).all()
     holes = (one > 0) & (other > 0)
     one, other = one[holes], other[holes]
     inside = shapely.contains(filled[one], corner[other]) | shapely.contains(filled[other], corner[one])
