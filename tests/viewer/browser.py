@@ -65,7 +65,7 @@ class Page:
             """() => { const w = window.wsiSeg?.osd?.world; if (!w || !w.getItemCount()) return false;
             for (let n = 0; n < w.getItemCount(); n++) { const i = w.getItemAt(n);
               if (i.getOpacity() > 0 && !i.getFullyLoaded()) return false; }
-            return Object.keys(window.wsiSeg.layers.items).length > 0; }""",
+            return Object.keys(window.wsiSeg.layers.items).length > 0 && !window.wsiSeg.layers.changing; }""",
             timeout=60_000,
         )
         self.page.wait_for_timeout(900)  # animations, and tiles that fade in

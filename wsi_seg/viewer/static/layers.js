@@ -9,6 +9,7 @@ export class Layers {
     this.shown = shown;
     this.items = {}; // layer -> TiledImage, the newest
     this.older = {}; // layer -> TiledImages before it: the first is drawn, until one that came later is here
+    this.coming = 0; // layers asked for that are not here yet
     this.wanted = {}; // layer -> { address, opacity }
   }
 
@@ -27,11 +28,15 @@ export class Layers {
       getTileUrl: (level, x, y) => address(level, y, x),
       hasTransparency: () => layer !== "slide",
     };
+    this.coming += 1;
     this.osd.addTiledImage({
       tileSource: source, x: 0, y: 0, width: 1, opacity,
-      success: ({ item }) => this.#arrived(layer, key, item),
+      success: ({ item }) => { this.coming -= 1; this.#arrived(layer, key, item); },
     });
   }
+
+  // Whether something that is drawn is to be replaced.
+  get changing() { return this.coming > 0 || Object.values(this.older).some((items) => items.length); }
 
   remove(layer) {
     delete this.wanted[layer];
