@@ -3,6 +3,8 @@
 const TILE = 512;
 const OVERLAP = 1; // both as in grid.py
 
+const ORDER = ["slide", "labels", "heat", "difference"]; // from below
+
 export class Layers {
   constructor(osd, shown) {
     this.osd = osd;
@@ -30,7 +32,7 @@ export class Layers {
     };
     this.coming += 1;
     this.osd.addTiledImage({
-      tileSource: source, x: 0, y: 0, width: 1, opacity,
+      tileSource: source, x: 0, y: 0, width: 1, opacity, index: this.#ordered(layer).length,
       success: ({ item }) => { this.coming -= 1; this.#arrived(layer, key, item); },
     });
   }
@@ -69,9 +71,9 @@ export class Layers {
     }
     const before = this.items[layer];
     this.items[layer] = item;
+    if (before) (this.older[layer] ??= []).push(before);
     this.#sort();
     if (!before) { item.setOpacity(wanted.opacity); return; }
-    (this.older[layer] ??= []).push(before);
     // Both at once would be twice as strong: the new one is drawn once all of it is here.
     item.setOpacity(0.001);
     item.setPreload(true);
@@ -89,12 +91,17 @@ export class Layers {
     }
   }
 
+  // Items from the lowest to the highest; an older one lies under what comes in its place.
+  #ordered(upTo = ORDER.at(-1)) {
+    const layers = ORDER.slice(0, ORDER.indexOf(upTo) + 1);
+    const items = layers.flatMap((layer) => [...(this.older[layer] ?? []), this.items[layer]]);
+    return items.filter((item) => item && this.osd.world.getIndexOfItem(item) >= 0);
+  }
+
+  // Moves only what lies wrong: OpenSeadragon 6.1.1 fails on moves of what its navigator has not taken in yet.
   #sort() {
-    const order = ["slide", "labels", "heat", "difference"];
-    let index = 0;
-    for (const layer of order) {
-      const item = this.items[layer];
-      if (item && this.osd.world.getIndexOfItem(item) >= 0) this.osd.world.setItemIndex(item, index++);
-    }
+    this.#ordered().forEach((item, index) => {
+      if (this.osd.world.getIndexOfItem(item) !== index) this.osd.world.setItemIndex(item, index);
+    });
   }
 }
